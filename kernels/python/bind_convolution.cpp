@@ -1,0 +1,7 @@
+#include "python/module.h"
+
+namespace zerograsp {
+
+void bind_convolution(nb::module_&) {}
+
+}  // namespace zerograsp
