@@ -1,1 +1,331 @@
+// The convolution kernels, compiled once per instruction set (ZG_ISA is its name).
 //
+// A tile of rows is accumulated in a buffer that stays in the first-level cache. For every tap the rows that have a
+// neighbour are packed into a list, and groups of 4 (6, 8) such rows meet a panel of 24 (16, 8) output channels in
+// registers, so that each weight that is loaded is used by every row of the group. Missing neighbours cost nothing.
+#include "cpu/convolution_isa.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/simd.h"
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace zerograsp {
+namespace {
+
+constexpr int kMaxTile = 128;
+constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer takes fewer rows
+constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
+
+template <int R, int V>
+inline void multiply(const float* const* x, int cin, const float* w, float* const* acc) {
+  Vec a[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) a[r][v] = load(acc[r] + v * kLanes);
+  for (int i = 0; i < cin; ++i, w += V * kLanes) {
+    Vec wv[V];
+    for (int v = 0; v < V; ++v) wv[v] = load(w + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const Vec xv = splat(x[r][i]);
+      for (int v = 0; v < V; ++v) a[r][v] += xv * wv[v];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) store(acc[r] + v * kLanes, a[r][v]);
+}
+
+// acc[r][0 .. 8 V) += x[r] @ w for `count` rows, R at a time
+template <int R, int V>
+inline void multiply_rows(const float* const* x, int count, int offset, int cin, const float* w, float* const* acc) {
+  const float* xs[R];
+  float* as[R];
+  int i = 0;
+  for (; i + R <= count; i += R) {
+    for (int r = 0; r < R; ++r) {
+      xs[r] = x[i + r] + offset;
+      as[r] = acc[i + r];
+    }
+    multiply<R, V>(xs, cin, w, as);
+  }
+  const int rest = count - i;
+  for (int r = 0; r < rest; ++r) {
+    xs[r] = x[i + r] + offset;
+    as[r] = acc[i + r];
+  }
+  if constexpr (R > 1) {
+    switch (rest) {
+      case 1: multiply<1, V>(xs, cin, w, as); break;
+      case 2: multiply<2, V>(xs, cin, w, as); break;
+      case 3: multiply<3, V>(xs, cin, w, as); break;
+      case 4: if constexpr (R > 4) multiply<4, V>(xs, cin, w, as); break;
+      case 5: if constexpr (R > 5) multiply<5, V>(xs, cin, w, as); break;
+      case 6: if constexpr (R > 6) multiply<6, V>(xs, cin, w, as); break;
+      case 7: if constexpr (R > 7) multiply<7, V>(xs, cin, w, as); break;
+      default: break;
+    }
+  }
+}
+
+// Rows of a tile: where each reads its input and where it accumulates.
+struct RowList {
+  const float* x[kMaxTile];
+  float* acc[kMaxTile];
+  int count = 0;
+};
+
+// acc += x @ W[tap] for the rows of the list
+inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
+  if (rows.count == 0) return;
+  for (int first = 0; first < w.cin; first += kDepthBlock) {
+    const int cin = std::min(kDepthBlock, w.cin - first);
+    const float* panel = w.tap(tap);
+    float* acc[kMaxTile];
+    std::memcpy(acc, rows.acc, sizeof(float*) * rows.count);
+    for (int width : w.panels) {
+      const float* slice = panel + static_cast<std::size_t>(first) * width;
+      if (width == 24) multiply_rows<4, 3>(rows.x, rows.count, first, cin, slice, acc);
+      else if (width == 16) multiply_rows<6, 2>(rows.x, rows.count, first, cin, slice, acc);
+      else multiply_rows<8, 1>(rows.x, rows.count, first, cin, slice, acc);
+      for (int r = 0; r < rows.count; ++r) acc[r] += width;
+      panel += static_cast<std::size_t>(w.cin) * width;
+    }
+  }
+}
+
+inline int tile_rows(int floats_per_row) {
+  return std::max(4, std::min(kMaxTile, kTileFloats / floats_per_row / 4 * 4));
+}
+
+inline void fill_bias(float* acc, int rows, const PackedWeight& w) {
+  for (int r = 0; r < rows; ++r) std::memcpy(acc + r * w.cout_padded, w.bias(), sizeof(float) * w.cout_padded);
+}
+
+template <Activation A>
+inline void activate_buffer(float* p, int count) {
+  if constexpr (A == Activation::kNone) return;
+  for (int i = 0; i < count; i += kLanes) store(p + i, activate<A>(load(p + i)));
+}
+
+inline void activate_buffer(float* p, int count, Activation act) {
+  switch (act) {
+    case Activation::kGelu: activate_buffer<Activation::kGelu>(p, count); break;
+    case Activation::kElu: activate_buffer<Activation::kElu>(p, count); break;
+    case Activation::kRelu: activate_buffer<Activation::kRelu>(p, count); break;
+    case Activation::kNone: break;
+  }
+}
+
+inline void copy_out(float* y, const float* acc, int rows, const PackedWeight& w) {
+  if (w.cout == w.cout_padded) {
+    std::memcpy(y, acc, sizeof(float) * rows * w.cout);
+    return;
+  }
+  for (int r = 0; r < rows; ++r) std::memcpy(y + static_cast<std::size_t>(r) * w.cout, acc + r * w.cout_padded, sizeof(float) * w.cout);
+}
+
+#ifdef __AVX2__
+// For every mask of 8 lanes the permutation that moves the set lanes to the front, one byte a lane.
+struct LeftPack {
+  std::uint64_t order[256];
+  constexpr LeftPack() : order() {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      std::uint64_t packed = 0;
+      int k = 0;
+      for (unsigned lane = 0; lane < 8; ++lane)
+        if ((mask >> lane & 1u) != 0) packed |= static_cast<std::uint64_t>(lane) << (8 * k++);
+      order[mask] = packed;
+    }
+  }
+};
+constexpr LeftPack kLeftPack;
+#endif
+
+// Makes `list` the rows of the tile whose neighbour at this tap exists.
+inline void gather_rows(const float* x, int stride, const std::int32_t* neighbours, int rows, float* acc, int acc_stride,
+                        RowList& list) {
+  int count = 0;
+#ifdef __AVX2__
+  // Left-packs eight entries, and their row numbers, at a time.
+  alignas(32) std::int32_t source[kMaxTile + 8];
+  alignas(32) std::int32_t row[kMaxTile + 8];
+  int r = 0;
+  __m256i row_ids = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (; r + 8 <= rows; r += 8) {
+    const __m256i j = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(neighbours + r));
+    const unsigned missing = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(j)));
+    const unsigned present = ~missing & 0xffu;
+    if (present != 0) {
+      const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kLeftPack.order[present])));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(source + count), _mm256_permutevar8x32_epi32(j, order));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + count), _mm256_permutevar8x32_epi32(row_ids, order));
+      count += __builtin_popcount(present);
+    }
+    row_ids = _mm256_add_epi32(row_ids, _mm256_set1_epi32(8));
+  }
+  for (; r < rows; ++r) {
+    source[count] = neighbours[r];
+    row[count] = r;
+    count += neighbours[r] >= 0;
+  }
+  for (int i = 0; i < count; ++i) {
+    list.x[i] = x + static_cast<std::size_t>(source[i]) * stride;
+    list.acc[i] = acc + row[i] * acc_stride;
+  }
+#else
+  for (int r = 0; r < rows; ++r) {
+    const std::int32_t j = neighbours[r];
+    list.x[count] = x + static_cast<std::ptrdiff_t>(j) * stride;
+    list.acc[count] = acc + r * acc_stride;
+    count += j >= 0;
+  }
+#endif
+  list.count = count;
+}
+
+// acc (rows, cout_padded) += the convolution of rows [first, first + rows) of the table
+inline void convolve_tile(const float* x, int stride, const std::int32_t* neighbours, std::int64_t n, std::int64_t first,
+                          int rows, const PackedWeight& w, float* acc) {
+  RowList list;
+  for (int k = 0; k < w.taps; ++k) {
+    gather_rows(x, stride, neighbours + static_cast<std::size_t>(k) * n + first, rows, acc, w.cout_padded, list);
+    accumulate(list, w, k);
+  }
+}
+
+// acc (rows, cout_padded) += x @ W for consecutive rows
+inline void dense_tile(const float* x, int stride, int rows, const PackedWeight& w, int tap, float* acc) {
+  RowList list;
+  list.count = rows;
+  for (int r = 0; r < rows; ++r) {
+    list.x[r] = x + static_cast<std::size_t>(r) * stride;
+    list.acc[r] = acc + r * w.cout_padded;
+  }
+  accumulate(list, w, tap);
+}
+
+template <class F>
+inline void for_tiles(std::int64_t n, int tile, const Parallel& parallel, F&& body) {
+  const std::size_t tiles = static_cast<std::size_t>((n + tile - 1) / tile);
+  parallel_for(parallel, tiles, [&](std::size_t t) {
+    const std::int64_t first = static_cast<std::int64_t>(t) * tile;
+    body(first, static_cast<int>(std::min<std::int64_t>(tile, n - first)));
+  });
+}
+
+void conv(const float* x, const std::int32_t* neighbours, std::int64_t n, const PackedWeight& w, Activation act, float* y,
+          const Parallel& parallel) {
+  for_tiles(n, tile_rows(w.cout_padded), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float acc[kTileFloats];
+    fill_bias(acc, rows, w);
+    convolve_tile(x, w.cin, neighbours, n, first, rows, w, acc);
+    activate_buffer(acc, rows * w.cout_padded, act);
+    copy_out(y + first * w.cout, acc, rows, w);
+  });
+}
+
+void downsample(const float* x, const std::int32_t* children, std::int64_t n, const PackedWeight& w, Activation act,
+                float* y, const Parallel& parallel) {
+  for_tiles(n, tile_rows(w.cout_padded), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float acc[kTileFloats];
+    RowList list;
+    fill_bias(acc, rows, w);
+    gather_rows(x, w.cin, children + first, rows, acc, w.cout_padded, list);  // eight siblings are one row of x
+    accumulate(list, w, 0);
+    activate_buffer(acc, rows * w.cout_padded, act);
+    copy_out(y + first * w.cout, acc, rows, w);
+  });
+}
+
+void upsample(const float* x, const std::int32_t* rows_of, std::int64_t s, const PackedWeight& w, Activation act,
+              const float* skip, const std::int32_t* skip_index, float* y, const Parallel& parallel) {
+  for_tiles(s, std::min(32, tile_rows(w.cout_padded)), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float acc[kTileFloats];
+    RowList list;
+    list.count = rows;
+    for (int r = 0; r < rows; ++r) {
+      list.x[r] = x + static_cast<std::size_t>(rows_of[first + r]) * w.cin;
+      list.acc[r] = acc + r * w.cout_padded;
+    }
+    for (int c = 0; c < 8; ++c) {
+      fill_bias(acc, rows, w);
+      accumulate(list, w, c);
+      activate_buffer(acc, rows * w.cout_padded, act);
+      for (int r = 0; r < rows; ++r) {
+        const std::int64_t node = 8 * (first + r) + c;
+        float* out = y + node * w.cout;
+        const float* a = acc + r * w.cout_padded;
+        const std::int32_t j = skip == nullptr ? -1 : skip_index[node];
+        if (j < 0) {
+          std::memcpy(out, a, sizeof(float) * w.cout);
+        } else {
+          const float* b = skip + static_cast<std::size_t>(j) * w.cout;
+          for (int i = 0; i < w.cout; ++i) out[i] = a[i] + b[i];
+        }
+      }
+    }
+  });
+}
+
+void residual(const float* x, const std::int32_t* neighbours, std::int64_t n, const ResidualWeights& w, float* y,
+              Workspace& workspace, const Parallel& parallel) {
+  const int hidden = w.a.cout_padded, cin = w.a.cin, cout = w.b.cout;
+  float* h = workspace.floats(static_cast<std::size_t>(n) * hidden);
+  for_tiles(n, tile_rows(hidden), parallel, [&](std::int64_t first, int rows) {
+    float* out = h + first * hidden;
+    fill_bias(out, rows, w.a);
+    dense_tile(x + first * cin, cin, rows, w.a, 0, out);
+    activate_buffer<Activation::kGelu>(out, rows * hidden);
+  });
+  for_tiles(n, tile_rows(std::max(hidden, w.b.cout_padded)), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float inner[kTileFloats];
+    alignas(64) float acc[kTileFloats];
+    fill_bias(inner, rows, w.conv);
+    convolve_tile(h, hidden, neighbours, n, first, rows, w.conv, inner);
+    activate_buffer<Activation::kGelu>(inner, rows * hidden);
+    fill_bias(acc, rows, w.b);
+    dense_tile(inner, hidden, rows, w.b, 0, acc);
+    if (w.shortcut.cin > 0) {
+      dense_tile(x + first * cin, cin, rows, w.shortcut, 0, acc);
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        float* a = acc + r * w.b.cout_padded;
+        const float* b = x + (first + r) * cin;
+        for (int i = 0; i < cout; ++i) a[i] += b[i];
+      }
+    }
+    activate_buffer<Activation::kElu>(acc, rows * w.b.cout_padded);
+    copy_out(y + first * cout, acc, rows, w.b);
+  });
+}
+
+void mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
+         const Parallel& parallel) {
+  for_tiles(n, tile_rows(std::max(w1.cout_padded, w2.cout_padded)), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float hidden[kTileFloats];
+    alignas(64) float acc[kTileFloats];
+    fill_bias(hidden, rows, w1);
+    dense_tile(x + first * w1.cin, w1.cin, rows, w1, 0, hidden);
+    activate_buffer<Activation::kGelu>(hidden, rows * w1.cout_padded);
+    fill_bias(acc, rows, w2);
+    dense_tile(hidden, w1.cout_padded, rows, w2, 0, acc);
+    copy_out(y + first * w2.cout, acc, rows, w2);
+  });
+}
+
+}  // namespace
+
+#define ZG_CONCAT_(a, b) a##b
+#define ZG_CONCAT(a, b) ZG_CONCAT_(a, b)
+#define ZG_STRING_(a) #a
+#define ZG_STRING(a) ZG_STRING_(a)
+
+const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &mlp};
+  return kernels;
+}
+
+}  // namespace zerograsp

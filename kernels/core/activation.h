@@ -1,0 +1,16 @@
+// Activations as a fused epilogue. Exact GELU is x * Phi(x); Phi(x) - 1/2 is x * P(x^2) / Q(x^2), a rational fit on
+// |x| <= 5.5 (absolute error of GELU below 1e-6 in float32 everywhere), so that no table and no erf call is needed.
+#pragma once
+#include <cmath>
+
+namespace zerograsp {
+
+enum class Activation { kNone = 0, kGelu = 1, kElu = 2, kRelu = 3 };
+
+namespace gelu_fit {
+constexpr float kLimit = 5.5f;
+constexpr float kP[6] = {3.9894199e-01f, 3.5141367e-02f, 4.7615529e-03f, 1.8284707e-04f, 6.5305348e-06f, 2.2215980e-08f};
+constexpr float kQ[6] = {1.0f, 2.5474992e-01f, 2.9398130e-02f, 1.9623751e-03f, 7.8605954e-05f, 1.1953836e-06f};
+}  // namespace gelu_fit
+
+}  // namespace zerograsp
