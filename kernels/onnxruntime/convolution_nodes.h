@@ -1,0 +1,149 @@
+// OctreeConv, OctreeDownsample, OctreeUpsample, OctreeResidual and OctreeMlp. Weights are packed when a session is made.
+#pragma once
+#include "onnxruntime/node.h"
+
+namespace zerograsp::ort {
+
+inline std::int64_t expect_columns(const Context& c, const Tensor<const float>& x, int columns, const char* name) {
+  c.expect(x.dim(1) == columns, std::string("input ") + name + ": expected " + std::to_string(columns) + " columns, got " +
+                                    shape_text(x.shape));
+  return x.dim(0);
+}
+
+class OctreeConv {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"OctreeConv", {kFloat, kInt32, kFloat, kFloat}, 4, {kFloat}};
+    return s;
+  }
+  explicit OctreeConv(const Info& info) : weight_(info.packed(2, "weight", 3)), activation_(info.activation()) {}
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 2);
+    const auto neighbours = c.input<std::int32_t>(1, "neighbours", 2);
+    expect_columns(c, x, weight_.cin, "x");
+    c.expect(neighbours.dim(0) == weight_.taps, "input neighbours: expected " + std::to_string(weight_.taps) +
+                                                    " taps, got " + shape_text(neighbours.shape));
+    const std::int64_t n = neighbours.dim(1);
+    float* y = c.output<float>(0, {n, weight_.cout});
+    octree_conv(x.data, neighbours.data, n, weight_, activation_, y, c.parallel());
+  }
+
+ private:
+  PackedWeight weight_;
+  Activation activation_;
+};
+
+class OctreeDownsample {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"OctreeDownsample", {kFloat, kInt32, kFloat, kFloat}, 4, {kFloat}};
+    return s;
+  }
+  explicit OctreeDownsample(const Info& info) : activation_(info.activation()) {
+    const auto w = info.constant(2, "weight", 3);
+    const auto b = info.constant(3, "bias", 1);
+    if (w.dim(0) != 8) info.fail("input weight: expected (8, cin, cout), got " + shape_text(w.shape));
+    if (b.dim(0) != w.dim(2)) info.fail("input bias: expected " + std::to_string(w.dim(2)) + " entries, got " + shape_text(b.shape));
+    // Eight siblings are consecutive rows, hence one long row of x.
+    weight_ = PackedWeight(w.data, b.data, 1, static_cast<int>(8 * w.dim(1)), static_cast<int>(w.dim(2)));
+  }
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 2);
+    const auto children = c.input<std::int32_t>(1, "children", 1);
+    expect_columns(c, x, weight_.cin / 8, "x");
+    const std::int64_t n = children.dim(0);
+    float* y = c.output<float>(0, {n, weight_.cout});
+    octree_downsample(x.data, children.data, n, weight_, activation_, y, c.parallel());
+  }
+
+ private:
+  PackedWeight weight_;
+  Activation activation_;
+};
+
+class OctreeUpsample {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"OctreeUpsample", {kFloat, kInt32, kFloat, kFloat, kFloat, kInt32}, 6, {kFloat}};
+    return s;
+  }
+  explicit OctreeUpsample(const Info& info) : weight_(info.packed(2, "weight", 3)), activation_(info.activation()) {
+    if (weight_.taps != 8) info.fail("input weight: expected 8 children, got " + std::to_string(weight_.taps));
+  }
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 2);
+    const auto rows = c.input<std::int32_t>(1, "split_rows", 1);
+    const auto skip = c.input<float>(4, "skip", 2);
+    const auto index = c.input<std::int32_t>(5, "skip_index", 1);
+    expect_columns(c, x, weight_.cin, "x");
+    expect_columns(c, skip, weight_.cout, "skip");
+    const std::int64_t s = rows.dim(0);
+    c.expect(index.dim(0) == 8 * s, "input skip_index: expected " + std::to_string(8 * s) + " entries, got " + shape_text(index.shape));
+    float* y = c.output<float>(0, {8 * s, weight_.cout});
+    octree_upsample(x.data, rows.data, s, weight_, activation_, skip.data, index.data, y, c.parallel());
+  }
+
+ private:
+  PackedWeight weight_;
+  Activation activation_;
+};
+
+class OctreeResidual {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"OctreeResidual", {kFloat, kInt32, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat}, 8, {kFloat}};
+    return s;
+  }
+  explicit OctreeResidual(const Info& info) {
+    weights_.a = info.packed(2, "wa", 3);
+    weights_.conv = info.packed(4, "w3", 5);
+    weights_.b = info.packed(6, "wb", 7);
+    if (info.input_count() > 8) weights_.shortcut = info.packed(8, "wc", -1);
+    const bool chained = weights_.conv.cin == weights_.a.cout && weights_.b.cin == weights_.conv.cout &&
+                         weights_.conv.cout_padded == weights_.a.cout_padded;
+    const bool shortcut = weights_.shortcut.cin == 0
+                              ? weights_.a.cin == weights_.b.cout
+                              : weights_.shortcut.cin == weights_.a.cin && weights_.shortcut.cout == weights_.b.cout;
+    if (!chained || !shortcut) info.fail("the shapes of wa, w3, wb and wc do not form a residual block");
+  }
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 2);
+    const auto neighbours = c.input<std::int32_t>(1, "neighbours", 2);
+    const std::int64_t n = expect_columns(c, x, weights_.a.cin, "x");
+    c.expect(neighbours.dim(0) == weights_.conv.taps && neighbours.dim(1) == n,
+             "input neighbours: expected (" + std::to_string(weights_.conv.taps) + ", " + std::to_string(n) + "), got " + shape_text(neighbours.shape));
+    float* y = c.output<float>(0, {n, weights_.b.cout});
+    ScratchPool::Lease scratch = ScratchPool::instance().take();
+    octree_residual(x.data, neighbours.data, n, weights_, y, *scratch, c.parallel());
+  }
+
+ private:
+  ResidualWeights weights_;
+};
+
+class OctreeMlp {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"OctreeMlp", {kFloat, kFloat, kFloat, kFloat, kFloat}, 5, {kFloat}};
+    return s;
+  }
+  explicit OctreeMlp(const Info& info) : first_(info.packed(1, "w1", 2)), second_(info.packed(3, "w2", 4)) {
+    if (first_.cout != second_.cin) info.fail("w1 has " + std::to_string(first_.cout) + " outputs, w2 expects " + std::to_string(second_.cin));
+  }
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 2);
+    const std::int64_t n = expect_columns(c, x, first_.cin, "x");
+    float* y = c.output<float>(0, {n, second_.cout});
+    octree_mlp(x.data, n, first_, second_, y, c.parallel());
+  }
+
+ private:
+  PackedWeight first_, second_;
+};
+
+}  // namespace zerograsp::ort

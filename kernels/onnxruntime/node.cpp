@@ -1,0 +1,169 @@
+#include "onnxruntime/node.h"
+
+namespace zerograsp::ort {
+namespace {
+
+void check(const Api& api, Status* status, const std::string& what) {
+  if (status == nullptr) return;
+  api.release_status(status);
+  throw std::runtime_error("ONNX Runtime could not " + what);
+}
+
+std::vector<std::int64_t> shape_of(const Api& api, const Value* value) {
+  ShapeInfo* info = nullptr;
+  check(api, api.type_and_shape(value, &info), "read a shape");
+  std::size_t rank = 0;
+  Status* status = api.dimension_count(info, &rank);
+  std::vector<std::int64_t> shape(rank);
+  if (status == nullptr) status = api.dimensions(info, shape.data(), rank);
+  api.release_shape(info);
+  check(api, status, "read a shape");
+  return shape;
+}
+
+}  // namespace
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+void Info::fail(const std::string& message) const { throw std::invalid_argument(std::string("zerograsp::") + node_ + ": " + message); }
+
+std::size_t Info::input_count() const {
+  std::size_t count = 0;
+  check(api_, api_.info_input_count(info_, &count), "count the inputs");
+  return count;
+}
+
+Tensor<const float> Info::constant(std::size_t index, const char* name, std::size_t rank) const {
+  int is_constant = 0;
+  const Value* value = nullptr;
+  Status* status = api_.constant_input(info_, index, &is_constant, &value);
+  if (status != nullptr) {
+    api_.release_status(status);
+    is_constant = 0;
+  }
+  if (is_constant == 0 || value == nullptr) fail(std::string("input ") + name + " must be an initialiser of the graph");
+  Tensor<const float> t;
+  t.shape = shape_of(api_, value);
+  if (t.shape.size() != rank)
+    fail(std::string("input ") + name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(t.shape));
+  void* data = nullptr;
+  check(api_, api_.tensor_data(value, &data), "read an initialiser");
+  t.data = static_cast<const float*>(data);
+  return t;
+}
+
+PackedWeight Info::packed(std::size_t weight, const char* name, int bias_index) const {
+  const Tensor<const float> w = constant(weight, name, 3);
+  const float* bias = nullptr;
+  if (bias_index >= 0) {
+    const Tensor<const float> b = constant(static_cast<std::size_t>(bias_index), "bias", 1);
+    if (b.dim(0) != w.dim(2)) fail(std::string("bias of ") + name + ": expected " + std::to_string(w.dim(2)) + " entries, got " + shape_text(b.shape));
+    bias = b.data;
+  }
+  return PackedWeight(w.data, bias, static_cast<int>(w.dim(0)), static_cast<int>(w.dim(1)), static_cast<int>(w.dim(2)));
+}
+
+std::string Info::attribute(const char* name, const std::string& fallback) const {
+  std::size_t size = 0;
+  Status* status = api_.attribute_string(info_, name, nullptr, &size);
+  if (status != nullptr) {
+    api_.release_status(status);
+    return fallback;
+  }
+  std::string text(size, '\0');
+  check(api_, api_.attribute_string(info_, name, text.data(), &size), std::string("read the attribute ") + name);
+  text.resize(size > 0 ? size - 1 : 0);
+  return text;
+}
+
+std::int64_t Info::attribute(const char* name, std::int64_t fallback) const {
+  std::int64_t value = 0;
+  Status* status = api_.attribute_int(info_, name, &value);
+  if (status == nullptr) return value;
+  api_.release_status(status);
+  return fallback;
+}
+
+float Info::attribute(const char* name, float fallback) const {
+  float value = 0;
+  Status* status = api_.attribute_float(info_, name, &value);
+  if (status == nullptr) return value;
+  api_.release_status(status);
+  return fallback;
+}
+
+Activation Info::activation() const {
+  const std::string name = attribute("activation", std::string("none"));
+  if (name == "none") return Activation::kNone;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "elu") return Activation::kElu;
+  if (name == "relu") return Activation::kRelu;
+  fail("activation: expected none, gelu, elu or relu, got " + name);
+}
+
+void Context::fail(const std::string& message) const { throw std::invalid_argument(std::string("zerograsp::") + node_ + ": " + message); }
+
+const void* Context::raw_input(std::size_t index, std::vector<std::int64_t>& shape) const {
+  std::size_t count = 0;
+  check(api_, api_.input_count(context_, &count), "count the inputs");
+  if (index >= count) return nullptr;
+  const Value* value = nullptr;
+  check(api_, api_.input(context_, index, &value), "read an input");
+  if (value == nullptr) return nullptr;
+  shape = shape_of(api_, value);
+  void* data = nullptr;
+  check(api_, api_.tensor_data(value, &data), "read an input");
+  return data;
+}
+
+void* Context::raw_output(std::size_t index, std::initializer_list<std::int64_t> shape) const {
+  Value* value = nullptr;
+  check(api_, api_.output(context_, index, shape.begin(), shape.size(), &value), "allocate an output");
+  void* data = nullptr;
+  check(api_, api_.tensor_data(value, &data), "allocate an output");
+  return data;
+}
+
+void Context::run(void* pool, std::size_t count, Parallel::Task task, void* context) {
+  struct Shared {
+    Parallel::Task task;
+    void* context;
+    std::size_t count;
+    std::atomic<std::size_t> next{0};
+  } shared{task, context, count};
+  const Context& self = *static_cast<Context*>(pool);
+  // ONNX Runtime cuts the range into one piece per thread. The first call of each piece works until nothing is left.
+  constexpr std::size_t kMostThreads = 64;
+  Status* status = self.api_.parallel_for(
+      self.context_,
+      [](void* user, std::size_t) {
+        Shared& s = *static_cast<Shared*>(user);
+        for (std::size_t i; (i = s.next.fetch_add(1, std::memory_order_relaxed)) < s.count;) s.task(s.context, i);
+      },
+      kMostThreads, 0, &shared);
+  check(self.api_, status, "run in parallel");
+}
+
+ScratchPool& ScratchPool::instance() {
+  static ScratchPool pool;
+  return pool;
+}
+
+ScratchPool::Lease ScratchPool::take() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (free_.empty()) return Lease(*this, std::make_unique<Workspace>());
+  std::unique_ptr<Workspace> workspace = std::move(free_.back());
+  free_.pop_back();
+  return Lease(*this, std::move(workspace));
+}
+
+void ScratchPool::give_back(std::unique_ptr<Workspace> workspace) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(std::move(workspace));
+}
+
+}  // namespace zerograsp::ort

@@ -1,0 +1,168 @@
+// What every node of the domain shares: reading inputs, constants and attributes with checked shapes, and the glue from
+// a C++ class to ONNX Runtime's table of callbacks. Errors are exceptions inside and Status outside.
+#pragma once
+#include <atomic>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/convolution.h"
+#include "onnxruntime/abi.h"
+
+namespace zerograsp::ort {
+
+// A tensor as a pointer with its shape.
+template <class T>
+struct Tensor {
+  T* data = nullptr;
+  std::vector<std::int64_t> shape;
+
+  explicit operator bool() const { return data != nullptr; }
+  std::int64_t dim(std::size_t i) const { return shape.at(i); }
+};
+
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+// The arguments of one node, while it is created.
+class Info {
+ public:
+  Info(const Api& api, const KernelInfo* info, const char* node) : api_(api), info_(info), node_(node) {}
+
+  std::size_t input_count() const;
+  Tensor<const float> constant(std::size_t index, const char* name, std::size_t rank) const;
+  // weight (taps, cin, cout), or (cin, cout) as one tap, with an optional bias of cout
+  PackedWeight packed(std::size_t weight, const char* name, int bias_index) const;
+  std::string attribute(const char* name, const std::string& fallback) const;
+  std::int64_t attribute(const char* name, std::int64_t fallback) const;
+  float attribute(const char* name, float fallback) const;
+  Activation activation() const;
+  [[noreturn]] void fail(const std::string& message) const;
+
+ private:
+  const Api& api_;
+  const KernelInfo* info_;
+  const char* node_;
+};
+
+// The arguments of one node, while it runs.
+class Context {
+ public:
+  Context(const Api& api, KernelContext* context, const char* node) : api_(api), context_(context), node_(node) {}
+
+  template <class T>
+  Tensor<const T> input(std::size_t index, const char* name, std::size_t rank) const {
+    Tensor<const T> t = optional<T>(index);
+    if (!t && t.shape.empty()) fail(std::string("input ") + name + " is missing");
+    if (t.shape.size() != rank)
+      fail(std::string("input ") + name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(t.shape));
+    return t;
+  }
+  template <class T>
+  Tensor<const T> optional(std::size_t index) const {
+    Tensor<const T> t;
+    t.data = static_cast<const T*>(raw_input(index, t.shape));
+    return t;
+  }
+  template <class T>
+  T* output(std::size_t index, std::initializer_list<std::int64_t> shape) const {
+    return static_cast<T*>(raw_output(index, shape));
+  }
+  void expect(bool condition, const std::string& message) const {
+    if (!condition) fail(message);
+  }
+  [[noreturn]] void fail(const std::string& message) const;
+
+  // ONNX Runtime's own threads. Tasks are handed out one by one, since tiles differ in cost.
+  Parallel parallel() { return {&Context::run, this, 0}; }
+
+ private:
+  static void run(void* pool, std::size_t count, Parallel::Task task, void* context);
+  const void* raw_input(std::size_t index, std::vector<std::int64_t>& shape) const;
+  void* raw_output(std::size_t index, std::initializer_list<std::int64_t> shape) const;
+
+  const Api& api_;
+  KernelContext* context_;
+  const char* node_;
+};
+
+// Scratch buffers shared by all nodes of all sessions: as many as nodes ever ran at once, each as large as the largest.
+class ScratchPool {
+ public:
+  class Lease {
+   public:
+    Lease(ScratchPool& pool, std::unique_ptr<Workspace> workspace) : pool_(pool), workspace_(std::move(workspace)) {}
+    ~Lease() { pool_.give_back(std::move(workspace_)); }
+    Lease(const Lease&) = delete;
+    Workspace& operator*() { return *workspace_; }
+
+   private:
+    ScratchPool& pool_;
+    std::unique_ptr<Workspace> workspace_;
+  };
+  Lease take();
+  static ScratchPool& instance();
+
+ private:
+  void give_back(std::unique_ptr<Workspace> workspace);
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> free_;
+};
+
+struct Signature {
+  const char* name;
+  std::vector<ElementType> inputs;
+  std::size_t required;  // inputs from here on are optional
+  std::vector<ElementType> outputs;
+};
+
+// Node must have `static const Signature& signature()`, a constructor from Info and `void compute(Context&)`.
+template <class Node>
+struct Registered : CustomOp {
+  struct Kernel {
+    const Api* api;
+    Node node;
+  };
+
+  Registered() : CustomOp{} {
+    version = kApiVersion;
+    name = [](const CustomOp*) { return Node::signature().name; };
+    execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
+    CustomOp::input_type = [](const CustomOp*, std::size_t i) { return Node::signature().inputs[i]; };
+    CustomOp::input_count = [](const CustomOp*) { return Node::signature().inputs.size(); };
+    CustomOp::output_type = [](const CustomOp*, std::size_t i) { return Node::signature().outputs[i]; };
+    CustomOp::output_count = [](const CustomOp*) { return Node::signature().outputs.size(); };
+    input_characteristic = [](const CustomOp*, std::size_t i) {
+      return i < Node::signature().required ? kRequired : kOptional;
+    };
+    output_characteristic = [](const CustomOp*, std::size_t) { return kRequired; };
+    input_memory_type = [](const CustomOp*, std::size_t) { return 0; };
+    variadic_input_min = variadic_output_min = [](const CustomOp*) { return 1; };
+    variadic_input_homogeneous = variadic_output_homogeneous = [](const CustomOp*) { return 1; };
+    start_version = [](const CustomOp*) { return 1; };
+    end_version = [](const CustomOp*) { return 2147483647; };
+    create_kernel_v2 = [](const CustomOp*, const Api* api, const KernelInfo* info, void** out) -> Status* {
+      try {
+        *out = new Kernel{api, Node(Info(*api, info, Node::signature().name))};
+        return nullptr;
+      } catch (const std::exception& error) {
+        return api->create_status(kInvalidArgument, error.what());
+      }
+    };
+    compute_v2 = [](void* kernel, KernelContext* context) -> Status* {
+      Kernel& k = *static_cast<Kernel*>(kernel);
+      try {
+        Context c(*k.api, context, Node::signature().name);
+        k.node.compute(c);
+        return nullptr;
+      } catch (const std::exception& error) {
+        return k.api->create_status(kInvalidArgument, error.what());
+      }
+    };
+    destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+};
+
+}  // namespace zerograsp::ort
