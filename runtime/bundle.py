@@ -1,0 +1,216 @@
+"""A bundle: the folder that is deployed. Manifest, ONNX stages, reference outputs and, on a device, engines.
+
+The manifest names every file with its SHA-256; loading checks them, so that a truncated copy or a changed file is
+noticed before it runs. `zerograsp_edge.export.bundle` writes bundles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zerograsp_edge.runtime.errors import ZeroGraspError
+
+FORMAT = "zerograsp-edge bundle"
+VERSION = 1
+CUSTOM_OP_VERSION = 1
+MANIFEST = "manifest.json"
+REFERENCE = "reference.npz"
+
+
+class BundleError(ZeroGraspError, ValueError):
+    """A bundle that is missing, damaged, tampered with or made for another version; the message says what to run."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of a network that the runtime needs; lengths in mm, depths of the octree count from its root."""
+
+    min_lod: int
+    max_lod: int
+    grid_size: float
+    channels: tuple[int, ...]
+    """Feature channels at depths min_lod .. max_lod."""
+    image_channels: int
+    latent: int
+    residual_blocks: int
+    occlusion: bool
+    multi_object: bool
+    signal_channels: int
+
+    @property
+    def depths(self) -> range:
+        return range(self.min_lod, self.max_lod + 1)
+
+    @property
+    def full_depth(self) -> int:
+        """Depth down to which the input octree is full."""
+        return self.min_lod - 1
+
+    @property
+    def cube_size(self) -> float:
+        """Edge of the octree's cube, mm."""
+        return (1 << self.min_lod) * self.grid_size
+
+    @property
+    def voxel_size(self) -> float:
+        """Edge of the finest voxel, mm."""
+        return self.cube_size / (1 << self.max_lod)
+
+    def channels_at(self, depth: int) -> int:
+        return self.channels[depth - self.min_lod]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the buffers of a pipeline are sized for. A frame that exceeds one is refused with the limit's name."""
+
+    max_height: int = 1088
+    max_width: int = 1920
+    max_objects: int = 40
+    max_nodes: int = 524288
+    """Nodes of the finest depth, of the input and of the output octree alike; coarser depths hold at most as many."""
+    min_points: int = 16
+    """Valid depth points that an object needs; one with fewer is skipped and reported."""
+
+    def to_dict(self) -> dict[str, int]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One ONNX graph: its file, precision, and the names of its tensors."""
+
+    name: str
+    file: str
+    precision: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded, checked bundle.
+
+    Attributes:
+        path: its folder.
+        trained: False when the weights are random, so that every shape and grasp is meaningless.
+        manifest: the whole manifest, for provenance and tools.
+    """
+
+    path: Path
+    geometry: Geometry
+    limits: Limits
+    stages: dict[str, Stage]
+    trained: bool
+    manifest: dict[str, Any] = field(repr=False)
+
+    def stage_path(self, name: str) -> Path:
+        return self.path / self.stages[name].file
+
+    @property
+    def reference_path(self) -> Path:
+        """File with the reference inputs and outputs that `zerograsp-edge verify` compares against."""
+        return self.path / REFERENCE
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
+    """Reads a bundle and checks its version and the hash of every file.
+
+    Args:
+        path: the bundle's folder, usually `NAME.zgb`.
+        check: False skips the hashes (not the versions), for a bundle that this process has just written.
+
+    Raises:
+        BundleError: see the class.
+    """
+    root = Path(path)
+    manifest = _read_manifest(root)
+    _check_versions(root, manifest)
+    files = _section(root, manifest, "files", dict)
+    if check:
+        _check_files(root, files)
+    try:
+        network = manifest["network"]
+        geometry = Geometry(
+            **{
+                name: tuple(network[name]) if name == "channels" else network[name]
+                for name in Geometry.__dataclass_fields__
+            }
+        )
+        limits = Limits(**manifest["limits"])
+        stages = {
+            name: Stage(name, s["file"], s["precision"], tuple(s["inputs"]), tuple(s["outputs"]))
+            for name, s in manifest["stages"].items()
+        }
+        trained = bool(manifest["trained"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again") from error
+    expected = {"image_encoder", "octree_encoder", *(f"decoder_{d}" for d in geometry.depths)}
+    if missing := sorted(expected - set(stages)):
+        raise BundleError(f"{root / MANIFEST}: stages missing: {', '.join(missing)}; export the bundle again")
+    for stage in stages.values():
+        if stage.file not in files:
+            raise BundleError(f"{root / MANIFEST}: {stage.file} has no hash; export the bundle again")
+    return Bundle(root, geometry, limits, stages, trained, manifest)
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    if not root.exists():
+        raise BundleError(f"no bundle at {root}: make one with `zerograsp-edge export CHECKPOINT {root}`")
+    path = root / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{root} is not a bundle: expected a folder with {MANIFEST}, which `zerograsp-edge export` writes")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is damaged ({error}); copy or export the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected the format '{FORMAT}'; this is not a bundle of zerograsp-edge")
+    return manifest
+
+
+def _check_versions(root: Path, manifest: dict[str, Any]) -> None:
+    for key, known, what in (("version", VERSION, "bundle"), ("custom_op_version", CUSTOM_OP_VERSION, "custom-op")):
+        got = manifest.get(key)
+        if not isinstance(got, int):
+            raise BundleError(f"{root / MANIFEST}: expected an integer {key}, got {got!r}; export the bundle again")
+        if got > known:
+            raise BundleError(
+                f"{root} has {what} version {got}, this runtime knows up to {known}: "
+                "upgrade it (pip install -U zerograsp-edge) or export the bundle with this version"
+            )
+        if got < known:
+            raise BundleError(f"{root} has the outdated {what} version {got}, expected {known}: export the bundle again")
+
+
+def _check_files(root: Path, files: dict[str, Any]) -> None:
+    for name, digest in files.items():
+        path = root / name
+        if root.resolve() not in path.resolve().parents:
+            raise BundleError(f"{root / MANIFEST}: {name} lies outside the bundle; do not use it")
+        if not path.is_file():
+            raise BundleError(f"{root}: {name} is missing; copy or export the bundle again")
+        if sha256(path) != digest:
+            raise BundleError(
+                f"{path}: its SHA-256 is not the manifest's: truncated or changed; copy or export the bundle again"
+            )
+
+
+def _section(root: Path, manifest: dict[str, Any], key: str, kind: type) -> Any:
+    value = manifest.get(key)
+    if not isinstance(value, kind):
+        raise BundleError(f"{root / MANIFEST}: expected {key} to be a {kind.__name__}, got {value!r}; export the bundle again")
+    return value
