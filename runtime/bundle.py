@@ -152,7 +152,13 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
         )
         limits = Limits(**manifest["limits"])
         stages = {
-            name: Stage(name, s["file"], s["precision"], tuple(s["inputs"]), tuple(s["outputs"]))
+            name: Stage(
+                name,
+                s["file"],
+                s["precision"],
+                tuple(tensor["name"] for tensor in s["inputs"]),
+                tuple(tensor["name"] for tensor in s["outputs"]),
+            )
             for name, s in manifest["stages"].items()
         }
         trained = bool(manifest["trained"])
