@@ -1,0 +1,56 @@
+"""`zerograsp-edge export`: a checkpoint into a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from zerograsp_edge.runtime.bundle import Limits
+
+
+@dataclass
+class Export:
+    """Export a trained checkpoint as a deployment bundle (needs the extra `export`)."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A published Lightning checkpoint (.ckpt), or safetensors."""
+    out: tyro.conf.Positional[Path]
+    """The bundle to write, usually NAME.zgb."""
+    config: Path | None = None
+    """Network configuration (JSON); default: the checkpoint's own, else the published network's."""
+    max_objects: int = Limits.max_objects
+    """Most objects in a frame."""
+    max_nodes: int = Limits.max_nodes
+    """Most nodes of the finest depth."""
+    overwrite: bool = False
+    """Replace an existing bundle."""
+
+    def execute(self) -> int:
+        from rich.console import Console
+
+        from zerograsp_edge.runtime.extras import require
+
+        console = Console()
+        for module in ("torch", "ocnn", "onnx"):
+            require(module, "export")
+        from zerograsp_edge.export.bundle import write_bundle
+        from zerograsp_edge.export.checkpoint import load_network
+        from zerograsp_edge.runtime.bundle import sha256
+
+        with console.status(f"reading {self.checkpoint}") as status:
+            network = load_network(self.checkpoint, self.config)
+            bundle = write_bundle(
+                network,
+                self.out,
+                trained=True,
+                limits=Limits(max_objects=self.max_objects, max_nodes=self.max_nodes),
+                provenance={"checkpoint": self.checkpoint.name, "checkpoint_sha256": sha256(self.checkpoint)},
+                progress=lambda step: status.update(f"exporting: {step}"),
+                overwrite=self.overwrite,
+            )
+        size = sum(f.stat().st_size for f in bundle.path.iterdir()) / 1e6
+        console.print(f"wrote {bundle.path} ({size:.1f} MB, {len(bundle.stages)} stages)")
+        console.print(f"next: zerograsp-edge verify {bundle.path}")
+        return 0

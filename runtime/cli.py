@@ -1,0 +1,77 @@
+"""The command line `zerograsp-edge`. Every sub-command is a dataclass whose fields are its options.
+
+Errors that a user can act on are one line on stderr; `ZEROGRASP_DEBUG=1` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+# Sub-command: module and class. Modules are named, not imported: each loads what it needs when it runs, and the lean
+# side never depends on `export` being installed.
+COMMANDS = {
+    "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
+    "run": ("zerograsp_edge.runtime.commands.run", "Run"),
+    "export": ("zerograsp_edge.export.command", "Export"),
+    "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
+    "doctor": ("zerograsp_edge.runtime.commands.doctor", "Doctor"),
+}
+DEBUG = "ZEROGRASP_DEBUG"
+
+
+class Command(Protocol):
+    def execute(self) -> int:
+        """Runs the command; returns the process's exit status."""
+        ...
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The configured command that the arguments name; exits with a usage message when they name none."""
+    import tyro
+
+    # Only the named command's module is loaded, so that `doctor` works when another one's dependency is broken.
+    named = [a for a in arguments[:1] if a in COMMANDS]
+    types: dict[str, Callable[..., Any]] = {}
+    for name in named or COMMANDS:
+        module, attribute = COMMANDS[name]
+        types[name] = getattr(importlib.import_module(module), attribute)
+    return tyro.extras.subcommand_cli_from_dict(
+        types, prog="zerograsp-edge", description="ZeroGrasp on the robot: RGB-D in, complete shapes and grasps out.",
+        args=list(arguments),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return parse(arguments).execute()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 1
+
+
+def describe(error: Exception) -> str:
+    """One line for an error: its message when it was raised on purpose, else also its type and how to see more."""
+    from zerograsp_edge.runtime.errors import ZeroGraspError
+
+    message = " ".join(str(error).split())
+    if isinstance(error, ZeroGraspError):
+        return message
+    return f"{type(error).__name__}: {message} ({DEBUG}=1 shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The sub-commands of `zerograsp-edge`, one per module."""

@@ -1,0 +1,55 @@
+"""Tables that the sub-commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from zerograsp_edge.runtime.result import Result
+
+UNTRAINED = (
+    "The weights of this bundle are random: shapes and grasps mean nothing. The run shows that the pipeline works and how "
+    "long it takes; export a trained checkpoint for real output."
+)
+
+
+def print_timings(console: Console, timings: Mapping[str, float]) -> None:
+    """A table of milliseconds per stage with their share and sum."""
+    table = Table(title="time per stage", title_justify="left")
+    table.add_column("stage")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(timings.values())
+    for stage, ms in timings.items():
+        table.add_row(stage, f"{ms:.1f}", f"{100 * ms / total:.0f} %" if total else "")
+    table.add_section()
+    table.add_row("total", f"{total:.1f}", "")
+    console.print(table)
+
+
+def print_result(console: Console, result: Result) -> None:
+    """A table of the objects of a frame, and what was skipped."""
+    table = Table(title=f"objects of frame {result.name}", title_justify="left")
+    for column in ("object", "surface points", "size x, y, z (mm)", "distance (mm)", "grasps", "best score"):
+        table.add_column(column, justify="right")
+    for item in result.objects:
+        if len(item.points) == 0:
+            table.add_row(str(item.object_id), "0", "", "", "0", "")
+            continue
+        size = item.points.max(axis=0) - item.points.min(axis=0)
+        best = f"{item.grasps.score.max():.3f}" if len(item.grasps) else ""
+        table.add_row(
+            str(item.object_id),
+            str(len(item.points)),
+            ", ".join(f"{s:.0f}" for s in size),
+            f"{item.points[:, 2].mean():.0f}",
+            str(len(item.grasps)),
+            best,
+        )
+    console.print(table)
+    for skipped in result.skipped:
+        console.print(f"[yellow]skipped object {skipped.object_id}[/]: {skipped.reason}")
+    for note in result.notes:
+        console.print(f"[yellow]note[/]: {note}")

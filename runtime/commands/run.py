@@ -1,0 +1,96 @@
+"""`zerograsp-edge run`: frames from files through the pipeline, results into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from zerograsp_edge.runtime.bundle import load_bundle
+from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
+from zerograsp_edge.runtime.errors import FrameError
+from zerograsp_edge.runtime.frame import Frame
+
+
+@dataclass
+class Run:
+    """Reconstruct frames from files: points.ply, mesh.glb, grasps.npz, overlay.png and timings.json per frame."""
+
+    folder: tyro.conf.Positional[Path | None] = None
+    """Folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png and a camera file), instead of single files."""
+    bundle: Path = Path("edge.zgb")
+    """The bundle to run."""
+    out: Path = Path("out/run")
+    """Folder for the results; with several frames one sub-folder each."""
+    rgb: Path | None = None
+    """Colour image of a single frame."""
+    depth: Path | None = None
+    """Depth image of a single frame: 16-bit PNG or .npy."""
+    mask: Path | None = None
+    """Instance masks of a single frame: PNG or .npy of object ids."""
+    camera: Path | None = None
+    """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); for a folder it overrides the folder's own."""
+    frame: str | None = None
+    """Only the frame of this name from the folder."""
+    depth_scale: float | None = None
+    """Millimetres per unit of the depth image; default: what the camera file says, else 1."""
+    crop: tuple[int, int, int, int] | None = None
+    """Keep rows TOP to BOTTOM and columns LEFT to RIGHT (ends exclusive) of the pictures; the camera file is for the
+    pictures before cropping."""
+    threads: int = 0
+    """Threads of the CPU executor; 0 takes all cores."""
+    grasps: int = 200
+    """Grasps per object, best first, that go into grasps.npz; 0 keeps all."""
+    mesh: bool = True
+    """Also write mesh.glb (needs the extra `mesh`)."""
+    repeat: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Run every frame N times and report the fastest time of each stage."""
+    quiet: bool = field(default=False)
+    """Print nothing but errors."""
+
+    def execute(self) -> int:
+        from rich.console import Console
+        from rich.progress import track
+
+        from zerograsp_edge.runtime.outputs import write_outputs
+        from zerograsp_edge.runtime.pipeline import Pipeline
+
+        console = Console(quiet=self.quiet)
+        bundle = load_bundle(self.bundle)
+        frames = list(self._frames())
+        with console.status(f"loading {self.bundle}"):
+            pipeline = Pipeline(bundle, threads=self.threads)
+        if not bundle.trained:
+            console.print(f"[yellow]{UNTRAINED}[/]")
+        for frame in track(frames, description="frames", console=console, transient=True, disable=len(frames) < 2):
+            out = self.out / frame.name if len(frames) > 1 else self.out
+            result = pipeline(frame)
+            for _ in range(self.repeat - 1):
+                again = pipeline(frame).timings
+                result.timings.update({k: min(v, again[k]) for k, v in result.timings.items()})
+            with console.status("writing results" if not self.mesh else "extracting meshes, writing results"):
+                files = write_outputs(out, frame, result, grasps_per_object=self.grasps or None, mesh=self.mesh)
+            print_result(console, result)
+            print_timings(console, result.timings)
+            console.print("wrote " + ", ".join(str(file) for file in files))
+        return 0
+
+    def _frames(self) -> Iterator[Frame]:
+        from zerograsp_edge.runtime.camera.files import FrameFolder, read_frame
+
+        single = {"--rgb": self.rgb, "--depth": self.depth, "--mask": self.mask}
+        if self.folder is not None:
+            if given := [name for name, value in single.items() if value is not None]:
+                raise FrameError(f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}")
+            frames = FrameFolder(self.folder, self.camera, depth_scale=self.depth_scale)
+            chosen: Iterator[Frame] = iter(frames) if self.frame is None else iter([frames[self.frame]])
+        else:
+            missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
+            if missing or self.rgb is None or self.depth is None or self.camera is None:
+                raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
+            chosen = iter([read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)])
+        for frame in chosen:
+            yield frame if self.crop is None else frame.crop(*self.crop)
