@@ -1,0 +1,13 @@
+"""The compiled core, `zerograsp_edge.kernels._core`, or an error that says how to get it."""
+
+from __future__ import annotations
+
+try:
+    from zerograsp_edge.kernels import _core as core
+except ImportError as error:
+    raise ImportError(
+        "the native core zerograsp_edge.kernels._core could not be loaded: it is built when the package is installed "
+        f"(`pip install .` in the repository; needs a C++17 compiler and CMake >= 3.18). Cause: {error}"
+    ) from error
+
+__all__ = ["core"]
