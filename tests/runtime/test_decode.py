@@ -36,7 +36,7 @@ def test_matches_the_reference(golden: dict[str, np.ndarray]) -> None:
         crossed = np.linalg.norm(np.cross(signal[:, 6:9], signal[:, 9:12]), axis=1)
         sine = crossed / np.linalg.norm(signal[:, 6:9], axis=1) / np.linalg.norm(signal[:, 9:12], axis=1)
         error = np.abs(rows[:, 4:13] - reference["grasps"][:, 4:13]).max(axis=1)
-        assert (error <= 3e-7 / sine).all()
+        assert (error * sine).max() < 6e-7  # five float32 roundings
         assert (rows[:, 16] == item.object_id).all()
         assert (reference["grasps"][:, 16] == -1).all()  # the reference leaves the id unset
 
