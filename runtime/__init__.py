@@ -1,0 +1,42 @@
+"""The lean side: camera in, complete shapes and grasps out. Imports neither torch nor anything of `export`.
+
+Names are resolved on first use, so that `import zerograsp_edge.runtime` costs next to nothing:
+
+    from zerograsp_edge.runtime import Frame, SimulatedCamera
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "EndOfFrames": "errors",
+    "Frame": "frame",
+    "FrameError": "errors",
+    "FrameFolder": "camera.files",
+    "Grasps": "result",
+    "MissingExtra": "errors",
+    "ObjectReconstruction": "result",
+    "Result": "result",
+    "SimulatedCamera": "camera.simulated",
+    "ZeroGraspError": "errors",
+    "diagnose": "doctor",
+    "read_frame": "camera.files",
+    "write_outputs": "outputs",
+}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

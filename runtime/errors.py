@@ -1,0 +1,31 @@
+"""Errors that a user can act on. The command line prints their message as one line, without a traceback."""
+
+from __future__ import annotations
+
+
+class ZeroGraspError(Exception):
+    """Base of every error this package raises on purpose: the message says what was expected, what came, what to do."""
+
+
+class FrameError(ZeroGraspError, ValueError):
+    """A frame, or a file it is read from, is not what the network can take."""
+
+
+class CameraError(ZeroGraspError, RuntimeError):
+    """A camera cannot deliver: not connected, no frame in time, or the recording has ended."""
+
+
+class EndOfFrames(CameraError):
+    """A finite source (folder, recording) has delivered its last frame."""
+
+
+class DecodeError(ZeroGraspError, ValueError):
+    """The network's output cannot be decoded, for example because it is not finite."""
+
+
+class OutputError(ZeroGraspError, OSError):
+    """A result could not be written: disk full, no permission, or the path is not a folder."""
+
+
+class MissingExtra(ZeroGraspError, ImportError):
+    """An optional package is needed and not installed; the message holds the command that installs it."""

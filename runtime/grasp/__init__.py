@@ -1,0 +1,1 @@
+"""From the network's signal to executable grasps."""
