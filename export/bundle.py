@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from zerograsp_edge.export.image_encoder import MEAN, STD, image_encoder
+from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image_encoder
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
@@ -91,6 +91,7 @@ def write_bundle(
             "custom_op_version": CUSTOM_OP_VERSION,
             "trained": trained,
             "network": network.config.to_dict(),
+            "image_multiple": IMAGE_MULTIPLE.get(network.config.image_encoder, 1),
             "limits": (limits or Limits()).to_dict(),
             "normalisation": {"mean": MEAN.tolist(), "std": STD.tolist(), "in_graph": True},
             "latent": "mean",

@@ -14,6 +14,7 @@ from zerograsp_edge.export.network.config import NetworkConfig
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+IMAGE_MULTIPLE = {"unet_resnext50_32x4d": 32}  # height and width must be multiples of this; 1 for the others
 TORCH_BN_EPS = 1e-5
 RESNEXT50_BLOCKS = (3, 4, 6, 3)
 RESNEXT50_GROUPS = 32

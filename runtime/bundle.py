@@ -40,6 +40,8 @@ class Geometry:
     occlusion: bool
     multi_object: bool
     signal_channels: int
+    image_multiple: int
+    """Height and width of the image encoder's input are multiples of this."""
 
     @property
     def depths(self) -> range:
@@ -72,7 +74,7 @@ class Limits:
     max_width: int = 1920
     max_objects: int = 40
     max_nodes: int = 524288
-    """Nodes of the finest depth, of the input and of the output octree alike; coarser depths hold at most as many."""
+    """Nodes of the finest depth, of the input and of the output octree alike; every coarser depth holds half as many."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
@@ -143,7 +145,7 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
     if check:
         _check_files(root, files)
     try:
-        network = manifest["network"]
+        network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
         geometry = Geometry(
             **{
                 name: tuple(network[name]) if name == "channels" else network[name]

@@ -1,5 +1,6 @@
 // Entry point of the custom-op library: SessionOptions.register_custom_ops_library(path).
 #include "onnxruntime/convolution_nodes.h"
+#include "onnxruntime/octree_nodes.h"
 
 namespace zerograsp::ort {
 namespace {
@@ -10,7 +11,9 @@ const std::vector<const CustomOp*>& nodes() {
   static const Registered<OctreeUpsample> upsample;
   static const Registered<OctreeResidual> residual;
   static const Registered<OctreeMlp> mlp;
-  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp};
+  static const Registered<OctreeNeighbor> neighbor;
+  static const Registered<OctreeAlign> align;
+  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp, &neighbor, &align};
   return all;
 }
 

@@ -1,0 +1,63 @@
+"""The native core: octree construction, neighbour search, growth and alignment, occlusion field, octree convolution.
+
+Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+_MODULE_OF = {
+    "ActiveGrid": "output_octree",
+    "CapacityError": "checks",
+    "Growth": "output_octree",
+    "Octree": "octree",
+    "PointSet": "points",
+    "Workspace": "workspace",
+    "active_grid": "output_octree",
+    "adjacency": "points",
+    "align": "octree",
+    "build_octree": "octree",
+    "expand_neighbours": "octree",
+    "grow": "output_octree",
+    "occlusion_field": "occlusion",
+    "octree_conv": "convolution",
+    "octree_downsample": "convolution",
+    "octree_mlp": "convolution",
+    "octree_residual": "convolution",
+    "octree_upsample": "convolution",
+    "points_from_depth": "points",
+    "voxel_features": "points",
+}
+
+__all__ = ["ort_library", *sorted(_MODULE_OF)]
+
+
+def ort_library() -> Path:
+    """The ONNX Runtime custom-op library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        ImportError: it was not built; the message says how to.
+    """
+    path = Path(__file__).with_name("libzerograsp_ort.so")
+    if not path.is_file():
+        raise ImportError(
+            f"the custom-op library {path.name} is missing: it is built when the package is installed "
+            "(`pip install .` in the repository; needs a C++17 compiler and CMake >= 3.18)"
+        )
+    return path
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,154 @@
+"""Frame in, reconstructions and grasps out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from zerograsp_edge import kernels
+from zerograsp_edge.runtime.bundle import Bundle, BundleError
+from zerograsp_edge.runtime.errors import FrameError, ZeroGraspError
+from zerograsp_edge.runtime.frame import Frame, check_object_count
+from zerograsp_edge.runtime.grasp.decode import decode
+from zerograsp_edge.runtime.network import Executor, Network, Scene, Stopwatch, Taps
+from zerograsp_edge.runtime.result import Result, SkippedObject
+
+BACKENDS = ("auto", "onnxruntime")
+
+
+class LimitError(ZeroGraspError, ValueError):
+    """A frame that is larger than what the bundle's buffers hold; nothing of it was processed."""
+
+
+class Pipeline:
+    """Turns frames into reconstructions; all buffers are allocated here, sized from the bundle's limits.
+
+    A pipeline serves one frame at a time; a second thread waits.
+
+    Args:
+        bundle: what to run.
+        backend: `auto` or `onnxruntime`.
+        threads: CPU threads; 0 takes all cores this process may use.
+        latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
+        seed: of the samples.
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: str = "auto", *, threads: int = 0, latent: str = "mean", seed: int = 0
+    ) -> None:
+        if backend not in BACKENDS:
+            raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+        if latent not in ("mean", "sample"):
+            raise ValueError(f"latent: expected 'mean' or 'sample', got {latent!r}")
+        from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor
+
+        self.bundle = bundle
+        self.executor: Executor = OnnxRuntimeExecutor(bundle, threads)
+        self._network = Network(bundle, self.executor)
+        self._workspace = kernels.Workspace()
+        self._random = np.random.default_rng(seed) if latent == "sample" else None
+        pixels = bundle.limits.max_height * bundle.limits.max_width
+        self._labels = np.empty(pixels, np.int32)
+        self._points = np.empty((pixels, 3), np.float32)
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: Frame) -> Result:
+        """Reconstructs every object of a frame.
+
+        Raises:
+            FrameError: the frame has no mask, or no object with valid depth.
+            LimitError: the frame exceeds a limit of the bundle, which is named.
+            DecodeError: the network's output is not finite.
+        """
+        return self.run(frame)
+
+    def run(
+        self, frame: Frame, *, forced_splits: Mapping[int, np.ndarray] | None = None, taps: Taps | None = None
+    ) -> Result:
+        """As a call, with the network's splits replaced and its tensors recorded; see `Network.run`."""
+        limits = self.bundle.limits
+        if frame.height > limits.max_height or frame.width > limits.max_width:
+            raise LimitError(
+                f"frame '{frame.name}' is {frame.width}x{frame.height} pixels, the bundle's limits are max_width = "
+                f"{limits.max_width}, max_height = {limits.max_height}: resize or crop it, or export with larger limits"
+            )
+        ids = frame.object_ids()
+        check_object_count(ids, limits.max_objects)
+        watch = Stopwatch()
+        with self._lock:
+            try:
+                scene, kept, skipped = self._see(frame, ids, watch)
+                noise = None
+                if self._random is not None:
+                    noise = self._random.standard_normal((len(kept), self.bundle.geometry.latent), np.float32)
+                surface = self._network.run(scene, watch, noise=noise, forced_splits=forced_splits, taps=taps)
+            except kernels.CapacityError as error:
+                raise LimitError(
+                    f"frame '{frame.name}': {error} (zerograsp-edge export --max-nodes / --max-objects), "
+                    "or give fewer objects"
+                ) from error
+        with watch("decode"):
+            objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)
+        return Result(
+            objects=objects,
+            skipped=tuple(skipped),
+            timings=watch.timings,
+            z_min=scene.z_min,
+            name=frame.name,
+            timestamp=frame.timestamp,
+        )
+
+    def _see(self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch) -> tuple[Scene, list[int], list[SkippedObject]]:
+        """The scene of the objects that can be reconstructed, their mask values, and the others with the reason."""
+        g, limits = self.bundle.geometry, self.bundle.limits
+        kept, skipped = list(ids), []
+        valid = self._labels[: frame.height * frame.width].reshape(frame.height, frame.width)
+
+        def scan(labels: np.ndarray) -> kernels.PointSet:
+            return kernels.points_from_depth(
+                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod, out=self._points,
+                valid_labels=valid, workspace=self._workspace, threads=self.executor.threads,
+            )  # fmt: skip
+
+        with watch("points"):
+            labels = frame.label_image()
+            points = scan(labels)
+            sparse = points.valid_counts < limits.min_points
+            if sparse.any():
+                # Too few pixels to be an object; they must not decide where the cube begins either.
+                for i in np.flatnonzero(sparse):
+                    count = int(points.valid_counts[i])
+                    skipped.append(
+                        SkippedObject(kept[i], f"{count} pixels with valid depth, at least {limits.min_points} are needed")
+                    )
+                kept, labels = _without(sparse, kept, labels)
+                if kept:
+                    points = scan(labels)
+            outside = points.counts == 0
+            if kept and outside.any():
+                half = g.cube_size / 2
+                for i in np.flatnonzero(outside):
+                    skipped.append(
+                        SkippedObject(
+                            kept[i],
+                            f"outside the reconstructed cube: +-{half:.0f} mm beside the optical axis, "
+                            f"{points.z_min:.0f} to {points.z_min + g.cube_size:.0f} mm deep",
+                        )
+                    )
+                kept, reduced = _without(outside, kept, valid)
+                valid[...] = reduced
+            if not kept:
+                reasons = "; ".join(f"object {s.object_id}: {s.reason}" for s in skipped)
+                raise FrameError(f"frame '{frame.name}' has no object to reconstruct: {reasons}")
+        counts = points.counts[points.counts > 0]
+        scene = Scene(frame.rgb, frame.depth, frame.intrinsics, valid, points.points, counts, points.z_min)
+        return scene, kept, sorted(skipped, key=lambda s: s.object_id)
+
+
+def _without(drop: np.ndarray, ids: list[int], labels: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Ids and label image without the objects where `drop` is set; the others move up."""
+    kept = [i for i, dropped in zip(ids, drop, strict=True) if not dropped]
+    new_index = np.where(drop, -1, np.cumsum(~drop) - 1).astype(np.int32)
+    return kept, np.append(new_index, np.int32(-1))[labels]
