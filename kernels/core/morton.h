@@ -2,13 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#ifndef ZG_HD
-#ifdef __CUDACC__
-#define ZG_HD __host__ __device__
-#else
-#define ZG_HD
-#endif
-#endif
+#include "core/host_device.h"
 
 namespace zerograsp {
 
@@ -17,7 +11,7 @@ constexpr std::int64_t kMortonMask = (std::int64_t{1} << kObjectShift) - 1;
 constexpr int kMaxDepth = 10;  // three times ten bits: a node's key within its object fits 32 bits
 
 // Moves the ten low bits of v apart: bit i goes to bit 3 i.
-ZG_HD inline std::uint32_t spread_bits(std::uint32_t v) {
+ZG_HD std::uint32_t spread_bits(std::uint32_t v) {
   v &= 0x3ffu;
   v = (v | (v << 16)) & 0x030000ffu;
   v = (v | (v << 8)) & 0x0300f00fu;
@@ -27,7 +21,7 @@ ZG_HD inline std::uint32_t spread_bits(std::uint32_t v) {
 }
 
 // The inverse of spread_bits.
-ZG_HD inline std::uint32_t gather_bits(std::uint32_t v) {
+ZG_HD std::uint32_t gather_bits(std::uint32_t v) {
   v &= 0x09249249u;
   v = (v | (v >> 2)) & 0x030c30c3u;
   v = (v | (v >> 4)) & 0x0300f00fu;
@@ -36,22 +30,22 @@ ZG_HD inline std::uint32_t gather_bits(std::uint32_t v) {
   return v;
 }
 
-ZG_HD inline std::uint32_t morton_encode(std::uint32_t x, std::uint32_t y, std::uint32_t z) {
+ZG_HD std::uint32_t morton_encode(std::uint32_t x, std::uint32_t y, std::uint32_t z) {
   return (spread_bits(x) << 2) | (spread_bits(y) << 1) | spread_bits(z);
 }
 
-ZG_HD inline void morton_decode(std::uint32_t key, std::int32_t* x, std::int32_t* y, std::int32_t* z) {
+ZG_HD void morton_decode(std::uint32_t key, std::int32_t* x, std::int32_t* y, std::int32_t* z) {
   *x = static_cast<std::int32_t>(gather_bits(key >> 2));
   *y = static_cast<std::int32_t>(gather_bits(key >> 1));
   *z = static_cast<std::int32_t>(gather_bits(key));
 }
 
-ZG_HD inline std::int64_t object_key(std::int64_t object, std::uint32_t morton) {
+ZG_HD std::int64_t object_key(std::int64_t object, std::uint32_t morton) {
   return (object << kObjectShift) | static_cast<std::int64_t>(morton);
 }
 
 // Key of child 0..7 of a node, one depth further down; the object's bits stay where they are.
-ZG_HD inline std::int64_t child_key(std::int64_t key, int child) {
+ZG_HD std::int64_t child_key(std::int64_t key, int child) {
   return (key & ~kMortonMask) | ((key & kMortonMask) << 3) | child;
 }
 

@@ -15,41 +15,41 @@ constexpr int kTaps = 27;  // directions (dx, dy, dz), z fastest; 13 is the node
 constexpr int kCells = 64;
 
 // Direction 0..26 of the parent that owns a cell, and which of its children the cell is.
-ZG_HD inline int cell_direction(int cell) {
+ZG_HD int cell_direction(int cell) {
   const int x = cell >> 4, y = (cell >> 2) & 3, z = cell & 3;
   return ((x + 1) >> 1) * 9 + ((y + 1) >> 1) * 3 + ((z + 1) >> 1);
 }
 
-ZG_HD inline int cell_child(int cell) {
+ZG_HD int cell_child(int cell) {
   const int x = cell >> 4, y = (cell >> 2) & 3, z = cell & 3;
   return ((x + 1) & 1) << 2 | ((y + 1) & 1) << 1 | ((z + 1) & 1);
 }
 
 // Cell of neighbour `tap` of sibling `child`.
-ZG_HD inline int neighbour_cell(int child, int tap) {
+ZG_HD int neighbour_cell(int child, int tap) {
   const int x = (child >> 2) + tap / 9, y = ((child >> 1) & 1) + (tap / 3) % 3, z = (child & 1) + tap % 3;
   return x << 4 | y << 2 | z;
 }
 
 // Node of a cell: child of a parent of rank `parent`; -1 when there is no such parent.
-ZG_HD inline std::int32_t cell_node(std::int32_t parent, int child) {
+ZG_HD std::int32_t cell_node(std::int32_t parent, int child) {
   return (parent * 8 + child) | (parent >> 31);
 }
 
 // Node at direction `tap` of child `child`, from the ranks of the 27 parents around its own: one GPU thread's work.
-ZG_HD inline std::int32_t neighbour_node(const std::int32_t* parents, int child, int tap) {
+ZG_HD std::int32_t neighbour_node(const std::int32_t* parents, int child, int tap) {
   const int cell = neighbour_cell(child, tap);
   return cell_node(parents[cell_direction(cell)], cell_child(cell));
 }
 
 // Rank of a split node's neighbour at direction `tap`: the same, passed through `children` of the nodes' own depth.
-ZG_HD inline std::int32_t neighbour_rank(const std::int32_t* parents, const std::int32_t* children, int child, int tap) {
+ZG_HD std::int32_t neighbour_rank(const std::int32_t* parents, const std::int32_t* children, int child, int tap) {
   const std::int32_t node = neighbour_node(parents, child, tap);
   return node < 0 ? -1 : children[node];
 }
 
 // Rank of the neighbour of a node of a full grid (n = 2^depth cells along an axis); `children` are the grid's own.
-ZG_HD inline std::int32_t grid_neighbour_rank(std::uint32_t morton, int n, const std::int32_t* children, int tap) {
+ZG_HD std::int32_t grid_neighbour_rank(std::uint32_t morton, int n, const std::int32_t* children, int tap) {
   std::int32_t x, y, z;
   morton_decode(morton, &x, &y, &z);
   x += tap / 9 - 1;
@@ -60,10 +60,10 @@ ZG_HD inline std::int32_t grid_neighbour_rank(std::uint32_t morton, int n, const
 }
 
 // Node splits when channel 1 beats channel 0; a tie and NaN leave it empty (published: argmax).
-ZG_HD inline bool splits(const float* logits) { return logits[1] > logits[0]; }
+ZG_HD bool splits(const float* logits) { return logits[1] > logits[0]; }
 
 // Row of `key` in ascending `keys`, -1 if it is not there.
-ZG_HD inline std::int32_t find_key(const std::int64_t* keys, std::int64_t count, std::int64_t key) {
+ZG_HD std::int32_t find_key(const std::int64_t* keys, std::int64_t count, std::int64_t key) {
   std::int64_t low = 0, high = count;
   while (low < high) {
     const std::int64_t middle = (low + high) / 2;

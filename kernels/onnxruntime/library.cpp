@@ -1,5 +1,6 @@
 // Entry point of the custom-op library: SessionOptions.register_custom_ops_library(path).
 #include "onnxruntime/convolution_nodes.h"
+#include "onnxruntime/occlusion_node.h"
 #include "onnxruntime/octree_nodes.h"
 
 namespace zerograsp::ort {
@@ -13,7 +14,8 @@ const std::vector<const CustomOp*>& nodes() {
   static const Registered<OctreeMlp> mlp;
   static const Registered<OctreeNeighbor> neighbor;
   static const Registered<OctreeAlign> align;
-  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp, &neighbor, &align};
+  static const Registered<OcclusionField> occlusion;
+  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp, &neighbor, &align, &occlusion};
   return all;
 }
 
