@@ -49,6 +49,7 @@ class Scene:
         depth: (H, W) float32, mm.
         intrinsics: (3, 3) float32.
         labels: (H, W) int32, object index at valid pixels, -1 elsewhere.
+        adjacency: (B, B) uint8, objects whose dilated masks overlap.
         points: (P, 3) float32, normalised to the cube, grouped by object.
         counts: (B,) int32 points of each object, all positive.
         z_min: mm.
@@ -58,6 +59,7 @@ class Scene:
     depth: np.ndarray
     intrinsics: np.ndarray
     labels: np.ndarray
+    adjacency: np.ndarray
     points: np.ndarray
     counts: np.ndarray
     z_min: float
@@ -200,8 +202,7 @@ class Network:
             if g.occlusion:
                 inputs["centres"] = self.cube(scene.z_min).node_centres(nodes, g.min_lod)
                 inputs["depth"], inputs["labels"] = scene.depth, scene.labels
-                inputs["intrinsics"] = scene.intrinsics
-                inputs["adjacency"] = kernels.adjacency(scene.labels, objects, workspace=workspace, threads=threads)
+                inputs["adjacency"], inputs["intrinsics"] = scene.adjacency, scene.intrinsics
             if g.multi_object:
                 inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 ** (1 - g.min_lod)) - 1
             tokens = _rows(self._tokens, len(low), f"nodes of the input octree at depth {g.min_lod}")

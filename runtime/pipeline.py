@@ -137,13 +137,18 @@ class Pipeline:
                             f"{points.z_min:.0f} to {points.z_min + g.cube_size:.0f} mm deep",
                         )
                     )
-                kept, reduced = _without(outside, kept, valid)
-                valid[...] = reduced
+                valid[...] = _without(outside, kept, valid)[1]
+                kept, labels = _without(outside, kept, labels)
             if not kept:
                 reasons = "; ".join(f"object {s.object_id}: {s.reason}" for s in skipped)
                 raise FrameError(f"frame '{frame.name}' has no object to reconstruct: {reasons}")
         counts = points.counts[points.counts > 0]
-        scene = Scene(frame.rgb, frame.depth, frame.intrinsics, valid, points.points, counts, points.z_min)
+        with watch("adjacency"):
+            # Of the whole masks: whether two objects touch does not depend on where the camera measured depth.
+            adjacency = kernels.adjacency(labels, len(kept), workspace=self._workspace, threads=self.executor.threads)
+        scene = Scene(
+            frame.rgb, frame.depth, frame.intrinsics, valid, adjacency, points.points, counts, points.z_min
+        )
         return scene, kept, sorted(skipped, key=lambda s: s.object_id)
 
 
