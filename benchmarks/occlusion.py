@@ -1,4 +1,4 @@
-"""Figures of the occlusion field for `benchmarks/kernels.py`: the native kernel beside a plain port, same input, threads."""
+"""Figures of the occlusion field for `benchmarks/kernels.py`: the native kernel beside a plain port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels.occlusion import occlusion_field
 
 EDGE, RESOLUTION = 80.0, 8
@@ -42,10 +41,12 @@ class Scene:
     def from_frame(
         cls, name: str, depth: NDArray[np.float32], labels: NDArray[np.int32], intrinsics: NDArray[np.float32]
     ) -> Scene:
-        """Nodes and neighbours as the network has them: all 8 siblings of the 160 mm cubes with points in them."""
+        """Nodes and neighbours as the network has them: the 8 children of each 160 mm cube with points."""
         v, u = np.nonzero((labels >= 0) & (depth > 10))
         z = depth[v, u]
-        points = np.stack([(u - intrinsics[0, 2]) / intrinsics[0, 0] * z, (v - intrinsics[1, 2]) / intrinsics[1, 1] * z, z], 1)
+        x = (u - intrinsics[0, 2]) / intrinsics[0, 0] * z
+        y = (v - intrinsics[1, 2]) / intrinsics[1, 1] * z
+        points = np.column_stack([x, y, z])
         z_min = np.floor(z.min() / EDGE) * EDGE - 5 * EDGE
         parents = np.floor((points - [0, 0, z_min]) / (2 * EDGE)).astype(np.int64)
         parents = np.unique(np.column_stack([labels[v, u], parents]), axis=0)
@@ -54,8 +55,9 @@ class Scene:
 
         count = int(labels.max()) + 1
         kernel = np.ones((5, 5), np.uint8)
-        wide = [cv2.dilate((labels == i).astype(np.uint8), kernel) for i in range(count)]
-        adjacency = np.array([[i != j and (wide[i] & wide[j]).any() for j in range(count)] for i in range(count)])
+        wide = [np.asarray(cv2.dilate((labels == i).astype(np.uint8), kernel), bool) for i in range(count)]
+        touch = np.array([[(a & b).any() for b in wide] for a in wide])
+        adjacency = touch & ~np.eye(count, dtype=bool)
         return cls(
             name,
             np.ascontiguousarray(centres, np.float32),
@@ -92,12 +94,13 @@ def recorded_scene() -> Scene | None:
     frames = SHARED / "frames"
     if not (frames / "000.depth.png").exists():
         return None
-    depth = cv2.imread(str(frames / "000.depth.png"), cv2.IMREAD_UNCHANGED).astype(np.float32)
-    colours = cv2.imread(str(frames / "000.mask.png"), cv2.IMREAD_COLOR)
-    labels = ((colours >> 7) & 1) @ np.array([4, 2, 1]) - 1  # PASCAL VOC palette: object n has the bits of n in R, G, B
+    depth = np.asarray(cv2.imread(str(frames / "000.depth.png"), cv2.IMREAD_UNCHANGED), np.float32)
+    palette = np.asarray(cv2.imread(str(frames / "000.mask.png"), cv2.IMREAD_COLOR), np.uint8)
+    # PASCAL VOC palette: the bits of object n are the highest bits of R, G, B.
+    labels = (palette >> 7) @ np.array([4, 2, 1]) - 1
     projection = yaml.safe_load((frames / "000.meta.yml").read_text())["left_p"]
-    intrinsics = np.array(projection, np.float32).reshape(3, -1)[:, :3]
-    return Scene.from_frame("frame 000, 1280x1024", depth, labels.astype(np.int32), np.ascontiguousarray(intrinsics))
+    intrinsics = np.ascontiguousarray(np.array(projection, np.float32).reshape(3, -1)[:, :3])
+    return Scene.from_frame("frame 000, 1280x1024", depth, labels.astype(np.int32), intrinsics)
 
 
 def compile_port(folder: Path) -> Callable[[Scene, int], NDArray[np.float32]]:
@@ -110,14 +113,12 @@ def compile_port(folder: Path) -> Callable[[Scene, int], NDArray[np.float32]]:
 
     def port(scene: Scene, threads: int) -> NDArray[np.float32]:
         out = np.empty((len(scene.centres), 2, *[RESOLUTION] * 3), np.float32)
-        pointer = [
-            array.ctypes.data_as(ctypes.c_void_p)
-            for array in (scene.centres, scene.object_index, scene.depth, scene.labels, scene.adjacency, scene.intrinsics, out)
-        ]
         height, width = scene.depth.shape
         function(
-            *pointer[:2], len(scene.centres), *pointer[2:4], height, width, pointer[4], len(scene.adjacency), pointer[5],
-            ctypes.c_float(EDGE), RESOLUTION, threads, pointer[6],
+            _pointer(scene.centres), _pointer(scene.object_index), len(scene.centres),
+            _pointer(scene.depth), _pointer(scene.labels), height, width,
+            _pointer(scene.adjacency), len(scene.adjacency), _pointer(scene.intrinsics),
+            ctypes.c_float(EDGE), RESOLUTION, threads, _pointer(out),
         )  # fmt: skip
         return out
 
@@ -126,13 +127,21 @@ def compile_port(folder: Path) -> Callable[[Scene, int], NDArray[np.float32]]:
 
 def native(scene: Scene, threads: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     return occlusion_field(
-        scene.centres, scene.object_index, scene.depth, scene.labels, scene.adjacency, scene.intrinsics, EDGE, RESOLUTION,
-        threads=threads, out=out,
-    )  # fmt: skip
+        scene.centres,
+        scene.object_index,
+        scene.depth,
+        scene.labels,
+        scene.adjacency,
+        scene.intrinsics,
+        EDGE,
+        RESOLUTION,
+        threads=threads,
+        out=out,
+    )
 
 
 def figures(quick: bool) -> list[dict[str, Any]]:
-    """Time per frame, speed-up over the port and flags that differ from it. The two take turns in this process."""
+    """Time per frame, speed-up over the port, flags that differ from it; the two take turns."""
     if quick:
         scenes = [rendered_scene(240, 320)]
     else:
@@ -156,9 +165,13 @@ def figures(quick: bool) -> list[dict[str, Any]]:
             rows += [
                 _figure(f"{label}: time", mine, "ms", "lower", None, peer),
                 _figure(f"{label}: speed-up", peer / mine, "x", "higher", ASKED_SPEEDUP, 1.0),
-                _figure(f"{label}: flags that differ", different / out.size, "fraction", "lower", 1 / 5000, None),
+                _figure(f"{label}: differing flags", different / out.size, "share", "lower", 1 / 5000, None),
             ]
     return rows
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
@@ -167,5 +180,15 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def _figure(name: str, value: float, unit: str, better: str, asked: float | None, peer: float | None) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "better": better, "asked": asked, "peer": PEER, "peer_value": peer}
+def _figure(
+    name: str, value: float, unit: str, better: str, asked: float | None, peer_value: float | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "better": better,
+        "asked": asked,
+        "peer": PEER,
+        "peer_value": peer_value,
+    }

@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels import _core
 
 __all__ = ["occlusion_field"]
@@ -31,17 +30,17 @@ def occlusion_field(
 ) -> NDArray[np.float32]:
     """Occlusion flags of the sub-voxels of every node.
 
-    A node, a cube of `edge` mm, is divided into `resolution`^3 sub-voxels. A sub-voxel is occluded when at any pixel
-    that its 12 triangles cover it lies behind a valid depth sample (> 10 mm) of a mask: its own object's for
-    self-occlusion, the union of its neighbours' for inter-occlusion. Sub-voxels reaching nearer than 1 mm to the camera
-    plane, or behind it, have no flags. `reference.occlusion` is the same in NumPy and spells out the rasterisation.
+    A node, a cube of `edge` mm, is divided into `resolution`^3 sub-voxels. A sub-voxel is occluded when, at
+    any pixel that its 12 triangles cover, it lies behind a valid depth sample (> 10 mm) of a mask: its own
+    object's for self-occlusion, the union of its neighbours' for inter-occlusion. Sub-voxels that reach nearer
+    than 1 mm to the camera plane, or behind it, have no flags. `reference.occlusion` spells out the rules.
 
     Args:
         centres: (N, 3) float32, node centres in mm, camera optical frame.
         object_index: (N,) int32, 0 .. B-1.
         depth: (H, W) float32, depth image in mm; 0, NaN and anything else not above 10 mm is invalid.
         labels: (H, W) int32, object index of every pixel, -1 = background.
-        adjacency: (B, B) uint8; [i, j] = 1 if the mask of object j belongs to the neighbour mask of i; diagonal 0.
+        adjacency: (B, B) uint8; [i, j] = 1 if j's mask belongs to the neighbour mask of object i; diagonal 0.
         intrinsics: (3, 3) float32 pinhole matrix in pixels, without skew; fx and fy may differ.
         edge: edge of a node in mm.
         resolution: sub-voxels along an edge, 1 .. 32.
@@ -49,7 +48,8 @@ def occlusion_field(
         out: (N, 2, r, r, r) float32, C-contiguous, written and returned instead of a new array.
 
     Returns:
-        (N, 2, r, r, r) float32, 0 or 1. Channel 0 is self-occlusion, channel 1 inter-occlusion; sub-voxels along x, y, z.
+        (N, 2, r, r, r) float32, 0 or 1. Channel 0 is self-occlusion, channel 1 inter-occlusion; then sub-voxels
+        along x, y and z.
 
     Raises:
         TypeError: an argument is no array of the dtype above.
@@ -74,7 +74,7 @@ def occlusion_field(
     if not (np.isfinite(edge) and edge > 0):
         raise ValueError(f"edge: expected a positive length in mm, got {edge}")
     if not 1 <= resolution <= MAX_RESOLUTION:
-        raise ValueError(f"resolution: expected 1 .. {MAX_RESOLUTION} sub-voxels along an edge, got {resolution}")
+        raise ValueError(f"resolution: expected 1 .. {MAX_RESOLUTION} sub-voxels an edge, got {resolution}")
     if threads < 0:
         raise ValueError(f"threads: expected 0 (all) or a positive number, got {threads}")
     shape = (nodes, 2, resolution, resolution, resolution)
@@ -88,13 +88,23 @@ def occlusion_field(
     if not hasattr(_scratch, "workspace"):  # one per thread: a workspace serves one call at a time
         _scratch.workspace = _core.OcclusionWorkspace()
     _core.occlusion_field(
-        centres, object_index, depth, labels, adjacency, intrinsics, edge, resolution, threads, out, _scratch.workspace
+        centres,
+        object_index,
+        depth,
+        labels,
+        adjacency,
+        intrinsics,
+        edge,
+        resolution,
+        threads,
+        out,
+        _scratch.workspace,
     )
     return out
 
 
 def _check(name: str, array: object, dtype: type, shape: tuple[int | str, ...]) -> None:
-    """Raise unless `array` is C-contiguous with this dtype and shape; a letter in `shape` stands for any size."""
+    """Raise unless `array` is C-contiguous with this dtype and shape; a letter stands for any size."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         got = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"{name}: expected a {np.dtype(dtype).name} array, got {got}")
@@ -110,9 +120,9 @@ def _check(name: str, array: object, dtype: type, shape: tuple[int | str, ...]) 
 def _check_intrinsics(intrinsics: NDArray[np.float32]) -> None:
     fx, skew, _, zero, fy = intrinsics.ravel()[:5]
     if not np.isfinite(intrinsics).all() or fx <= 0 or fy <= 0:
-        raise ValueError(f"intrinsics: expected finite values with positive focal lengths, got {intrinsics.tolist()}")
+        raise ValueError(f"intrinsics: expected finite, fx > 0 and fy > 0, got {intrinsics.tolist()}")
     if skew != 0 or zero != 0 or intrinsics[2].tolist() != [0, 0, 1]:
         raise ValueError(
-            "intrinsics: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; rectify images of a camera with skew first, "
-            f"got {intrinsics.tolist()}"
+            f"intrinsics: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {intrinsics.tolist()}; "
+            "rectify the images of a camera with skew"
         )

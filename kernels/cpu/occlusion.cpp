@@ -109,7 +109,8 @@ int table_levels(const OcclusionInput& in) {
 }
 
 // Level 0 of one masked depth image, rows [band.first_row, band.last_row).
-void cut_out(const OcclusionInput& in, const MaskedDepth& plane, float* table, int object, bool inter, const Band& band) {
+void cut_out(const OcclusionInput& in, const MaskedDepth& plane, float* table, int object, bool inter,
+             const Band& band) {
   const std::uint8_t* adjacent = in.adjacency + static_cast<std::ptrdiff_t>(object) * in.objects;
   constexpr float kNothing = std::numeric_limits<float>::infinity();
   for (int y = band.first_row; y < band.last_row; ++y) {
@@ -184,7 +185,9 @@ void build_planes(const OcclusionInput& in, int first, int last, int levels, Occ
     plane.table = next;
     next += static_cast<std::size_t>(plane.width) * plane.height * levels;
   }
-  const auto is_whole = [&](const Band& band) { return band.last_row - band.first_row == ws.planes[band.plane].height; };
+  const auto is_whole = [&](const Band& band) {
+    return band.last_row - band.first_row == ws.planes[band.plane].height;
+  };
   parallel_for(parallel, ws.bands.size(), [&](std::size_t i) {
     const Band& band = ws.bands[i];
     const MaskedDepth& plane = ws.planes[band.plane];

@@ -1,12 +1,12 @@
 """3D occlusion field in NumPy: triangle by triangle, no shortcut; what the native kernels are tested against.
 
-Float32 throughout, every operation in the order of the published network, because the flags are decisions: a rounding
-more or less moves a pixel in or out of a triangle. The rules beyond plain rasterisation, checked bit for bit against the
-published network's flags:
+Float32 throughout, every operation in the order of the published network, because the flags are decisions: a
+rounding more or less moves a pixel in or out of a triangle. Beyond plain rasterisation:
 
-- Image coordinates go through normalised device coordinates and end half a pixel left of and above the pixel grid.
-- A column left of the triangle's leftmost corner (floor!) takes its rows at that corner. Likewise at the right, where
-  truncation brings column 0 to a triangle that ends between -1 and 0.
+- Image coordinates go through normalised device coordinates and end half a pixel left of and above the pixels.
+- The first column is floor(leftmost x), which lies left of the leftmost corner; its rows are those at the corner.
+  Extrapolated rows would give 1 in 340 flags otherwise than published; this, with the triangles below, gives none.
+- Likewise at the right, where truncation lets a triangle that ends between -1 and 0 reach column 0.
 - Triangles without extent in x or without area are skipped, as are samples whose weights all round to zero.
 - Sub-voxels that reach nearer than 1 mm to the camera plane get no flags: their projection means nothing.
 """
@@ -23,8 +23,8 @@ Float = NDArray[np.float32]
 INVALID_DEPTH = np.float32(10.0)  # mm
 NEAR_PLANE = np.float32(1.0)  # mm
 
-# Corner index = 4 * (x high) + 2 * (y high) + (z high); two triangles per face: x low, x high, y low, ... z high.
-# The diagonals, and the order of corners with equal image x, are those that give the published network's flags.
+# Corner index = 4 * (x high) + 2 * (y high) + (z high). Two triangles a face: x low, x high, y low, ... z high.
+# The diagonals, and the order of corners with equal image x, were found from the published flags.
 TRIANGLES = (
     (1, 2, 3), (1, 0, 2), (4, 6, 7), (4, 5, 7), (0, 1, 5), (0, 5, 4),
     (3, 7, 6), (3, 6, 2), (4, 6, 2), (4, 0, 2), (7, 1, 5), (1, 7, 3),
@@ -43,7 +43,7 @@ def occlusion_field(
     edge: float = 80.0,
     resolution: int = 8,
 ) -> Float:
-    """The flags (N, 2, r, r, r) of `zerograsp_edge.kernels.occlusion_field`, which documents the arguments."""
+    """The flags (N, 2, r, r, r) of `zerograsp_edge.kernels.occlusion`, which documents the arguments."""
     edge32 = np.float32(edge)
     half = edge32 / np.float32(resolution) / TWO
     steps = (np.arange(resolution) + 0.5) / resolution - 0.5
@@ -91,7 +91,7 @@ def _project(low: Float, high: Float, intrinsics: Float, shape: tuple[int, ...])
 
 
 def _pixels_behind(corners: Float, depth: Float) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
-    """Where a triangle (3, 3) is behind the depth image: a window of the image and a mask over it; None if outside."""
+    """Where a triangle (3, 3) is behind the depth image: a window and its mask; None if it covers nothing."""
     height, width = depth.shape
     a, b, c = corners[np.argsort(corners[:, 0], kind="stable")]
     area = c[0] * (a[1] - b[1]) + a[0] * (b[1] - c[1]) + b[0] * (c[1] - a[1])
