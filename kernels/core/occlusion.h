@@ -2,6 +2,7 @@
 // of a neighbouring one (inter)? The meaning is in kernels/README.md and reference/occlusion.py; the decision for one
 // sub-voxel is in occlusion_decide.h, the rasterisation rules in occlusion_raster.h.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -42,7 +43,6 @@ struct OcclusionWorkspace {
   std::vector<std::int32_t> first_node, node_order;
   std::vector<occlusion::MaskedDepth> planes;  // self and inter of every object of a batch
   std::vector<float*> plane_tables;
-  std::vector<std::int32_t> plane_object;
   std::vector<Band> bands;
   std::vector<float> tables;
   // Masks are cut out in batches of objects that need at most this many floats (or one object), which bounds the memory

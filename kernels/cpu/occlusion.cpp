@@ -14,6 +14,9 @@ using Box = OcclusionWorkspace::Box;
 using Band = OcclusionWorkspace::Band;
 
 constexpr int kRowsPerBand = 32;
+// A masked depth image up to this size is built, with all its levels, by one task: starting a parallel loop per level
+// costs more, above all on a machine whose cores are shared.
+constexpr int kWholePlane = 1 << 17;
 constexpr Box kEmpty = {std::numeric_limits<int>::max(), std::numeric_limits<int>::max(), -1, -1};
 
 // "Grows and never shrinks": std::vector keeps its capacity.
@@ -106,7 +109,8 @@ int table_levels(const OcclusionInput& in) {
 }
 
 // Level 0 of one masked depth image, rows [band.first_row, band.last_row).
-void cut_out(const OcclusionInput& in, const MaskedDepth& plane, float* table, int object, bool inter, const Band& band) {
+void cut_out(const OcclusionInput& in, const MaskedDepth& plane, float* table, int object, bool inter,
+             const Band& band) {
   const std::uint8_t* adjacent = in.adjacency + static_cast<std::ptrdiff_t>(object) * in.objects;
   constexpr float kNothing = std::numeric_limits<float>::infinity();
   for (int y = band.first_row; y < band.last_row; ++y) {
@@ -166,9 +170,13 @@ void build_planes(const OcclusionInput& in, int first, int last, int levels, Occ
     if (table_size(box, levels) == 0) continue;
     plane.x0 = box.x0, plane.y0 = box.y0, plane.width = box.x1 - box.x0 + 1, plane.height = box.y1 - box.y0 + 1;
     floats += table_size(box, levels);
-    for (int row = 0; row < plane.height; row += kRowsPerBand)
-      ws.bands.push_back({static_cast<int>(p), row, std::min(row + kRowsPerBand, plane.height)});
+    const bool whole = plane.width * static_cast<std::int64_t>(plane.height) <= kWholePlane;
+    const int rows = whole ? plane.height : kRowsPerBand;
+    for (int row = 0; row < plane.height; row += rows)
+      ws.bands.push_back({static_cast<int>(p), row, std::min(row + rows, plane.height)});
   }
+  const auto area = [&](const Band& band) { return (band.last_row - band.first_row) * ws.planes[band.plane].width; };
+  std::sort(ws.bands.begin(), ws.bands.end(), [&](const Band& a, const Band& b) { return area(a) > area(b); });
   reserve_size(ws.tables, floats);
   float* next = ws.tables.data();
   for (std::size_t p = 0; p < planes; ++p) {
@@ -177,10 +185,19 @@ void build_planes(const OcclusionInput& in, int first, int last, int levels, Occ
     plane.table = next;
     next += static_cast<std::size_t>(plane.width) * plane.height * levels;
   }
+  const auto is_whole = [&](const Band& band) {
+    return band.last_row - band.first_row == ws.planes[band.plane].height;
+  };
   parallel_for(parallel, ws.bands.size(), [&](std::size_t i) {
     const Band& band = ws.bands[i];
-    cut_out(in, ws.planes[band.plane], ws.plane_tables[band.plane], first + band.plane / 2, band.plane % 2, band);
+    const MaskedDepth& plane = ws.planes[band.plane];
+    float* table = ws.plane_tables[band.plane];
+    cut_out(in, plane, table, first + band.plane / 2, band.plane % 2, band);
+    for (int level = 1; is_whole(band) && level < levels; ++level) widen_windows(plane, table, level, band);
   });
+  // A level reads rows of the level below that belong to other bands: the bands of a large plane keep step.
+  ws.bands.erase(std::remove_if(ws.bands.begin(), ws.bands.end(), is_whole), ws.bands.end());
+  if (ws.bands.empty()) return;
   for (int level = 1; level < levels; ++level)
     parallel_for(parallel, ws.bands.size(), [&](std::size_t i) {
       const Band& band = ws.bands[i];
