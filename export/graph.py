@@ -43,8 +43,10 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[Dim]) -> None:
-        """Declares `value` as the graph's output `name`."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output_{name}"))
+        """Declares `value`, which a node makes, as the graph's output; it is renamed, for an Identity would copy it."""
+        for node in self._nodes:
+            node.input[:] = [name if n == value else n for n in node.input]
+            node.output[:] = [name if n == value else n for n in node.output]
         self._outputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], list(shape)))
 
     def constant(self, array: np.ndarray, name: str | None = None) -> str:

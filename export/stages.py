@@ -53,22 +53,33 @@ def gelu(g: GraphBuilder, x: str) -> str:
 
 
 def occlusion_cnn(g: GraphBuilder, flags: str, weights: Weights, config: NetworkConfig) -> str:
-    """The 3D CNN `mask_head` on flags (N, 2, r, r, r); (N, channels)."""
+    """The 3D CNN `mask_head` on flags (N, 2, r, r, r); (N, channels).
 
-    def conv(x: str, name: str) -> str:
-        w = weights[f"{name}.weight"]
-        pad = (w.shape[2] - 1) // 2
-        return g.add("Conv", x, g.constant(w), g.constant(weights[f"{name}.bias"]), pads=[pad] * 6)
+    Channels come last: a grid of sub-voxels is then an octree convolution whose neighbours are known beforehand.
+    """
 
-    x = flags
-    for level in range(len(config.occlusion_channels)):
+    def conv(x: str, name: str, resolution: int, *residual: str) -> str:
+        w = weights[f"{name}.weight"]  # (cout, cin, 3, 3, 3)
+        w = w.transpose(2, 3, 4, 1, 0).reshape(27, w.shape[1], w.shape[0])
+        b = weights[f"{name}.bias"]
+        return g.custom(
+            "GridConv", x, g.constant(w), g.constant(b), *residual, activation="elu", resolution=resolution
+        )
+
+    x = g.add("Transpose", flags, perm=[0, 2, 3, 4, 1])
+    r = config.occlusion_resolution
+    for level, channels in enumerate(config.occlusion_channels):
         block = f"encoders.{level}.basic_module"
         if level > 0:
-            x = g.add("AveragePool", x, kernel_shape=[2, 2, 2], strides=[2, 2, 2])
-        r = g.add("Elu", conv(x, f"{block}.conv1.conv"))
-        y = g.add("Elu", conv(r, f"{block}.conv2.conv"))
-        x = g.add("Elu", g.add("Add", conv(y, f"{block}.conv3.conv"), r))
-    return g.add("Flatten", conv(x, "final_conv"), axis=1)
+            r //= 2
+            halves = np.array([-1, r, 2, r, 2, r, 2, config.occlusion_channels[level - 1]], np.int64)
+            x = g.add("ReduceMean", g.add("Reshape", x, g.constant(halves)), axes=[2, 4, 6], keepdims=0)
+        first = conv(x, f"{block}.conv1.conv", r)
+        x = conv(conv(first, f"{block}.conv2.conv", r), f"{block}.conv3.conv", r, first)
+    # A single voxel is left, for which the final 1x1x1 convolution is a matrix product.
+    x = g.add("Reshape", x, g.constant(np.array([-1, channels], np.int64)))
+    w = weights["final_conv.weight"]
+    return linear(g, x, w.reshape(w.shape[:2]).T, weights["final_conv.bias"])
 
 
 def rotary_tables(g: GraphBuilder, positions: str, freqs: np.ndarray) -> tuple[str, str]:
@@ -198,9 +209,9 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
             x = g.add("Concat", x, occlusion_cnn(g, flags, weights.scope("mask_head"), config), axis=1)
         x = residual_stage(g, x, neighbours[d], weights.scope(f"encoder_blks.{high - d}"), config.residual_blocks)
         if d > low:
-            g.output(x, f"skip_{d}", "float32", [f"N{d}", config.channels_at(d)])
             down = constants(weights.conv(f"downsample.{high - d}"))
-            x = g.custom("OctreeDownsample", x, children[d - 1], *down, activation="gelu")
+            below, x = x, g.custom("OctreeDownsample", x, children[d - 1], *down, activation="gelu")
+            g.output(below, f"skip_{d}", "float32", [f"N{d}", config.channels_at(d)])
     mean, log_variance, z = prior(g, x, objects, noise, weights.scope("prior_head"), config)
     x = g.add("Concat", x, g.add("Gather", z, objects), axis=1)
     x = g.custom("OctreeConv", x, neighbours[low], *constants(weights.conv("conv2")), activation="gelu")

@@ -72,6 +72,18 @@ void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
                 const Parallel& parallel);
 
+// The 27 neighbours inside dense grids of r^3 voxels (x slowest): a table like `neighbours`, relative to its first row and
+// covering as many whole grids as make a tile worth while.
+struct GridTable {
+  explicit GridTable(int resolution);
+  int resolution, rows;
+  std::vector<std::int32_t> neighbours;  // (27, rows)
+};
+
+// y (n r^3, cout) = act(conv of n separate grids x (n r^3, cin), zero padding, + bias + residual); residual may be null
+void grid_conv(const float* x, std::int64_t n, const GridTable& grid, const PackedWeight& w, Activation act,
+               const float* residual, float* y, const Parallel& parallel);
+
 // Name of the instruction set in use ("avx2", "baseline").
 const char* convolution_isa();
 // Forces one (tests); returns false when this machine or this build lacks it. Null: automatic.

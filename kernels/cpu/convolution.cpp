@@ -103,6 +103,27 @@ void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const Pa
   kernels().mlp(x, n, w1, w2, y, parallel);
 }
 
+GridTable::GridTable(int r) : resolution(r) {
+  const int cells = r * r * r;
+  const int grids = cells >= 128 ? 1 : 128 / cells;
+  rows = grids * cells;
+  neighbours.assign(static_cast<std::size_t>(27) * rows, -1);
+  for (int tap = 0; tap < 27; ++tap) {
+    const int dx = tap / 9 - 1, dy = tap / 3 % 3 - 1, dz = tap % 3 - 1;
+    for (int row = 0; row < rows; ++row) {
+      const int cell = row % cells, first = row - cell;
+      const int x = cell / (r * r) + dx, y = cell / r % r + dy, z = cell % r + dz;
+      const bool inside = x >= 0 && x < r && y >= 0 && y < r && z >= 0 && z < r;
+      if (inside) neighbours[static_cast<std::size_t>(tap) * rows + row] = first + (x * r + y) * r + z;
+    }
+  }
+}
+
+void grid_conv(const float* x, std::int64_t n, const GridTable& grid, const PackedWeight& w, Activation act,
+               const float* residual, float* y, const Parallel& parallel) {
+  kernels().grid(x, n, grid, w, act, residual, y, parallel);
+}
+
 const char* convolution_isa() { return kernels().name; }
 
 bool set_convolution_isa(const char* name) {

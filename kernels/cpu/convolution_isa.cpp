@@ -316,6 +316,34 @@ void mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWei
   });
 }
 
+void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWeight& w, Activation act,
+          const float* residual, float* y, const Parallel& parallel) {
+  const std::int64_t total = n * table.resolution * table.resolution * table.resolution;
+  const int tile = tile_rows(w.cout_padded);
+  const std::int64_t tiles_per_table = (table.rows + tile - 1) / tile;
+  const std::int64_t tables = (total + table.rows - 1) / table.rows;
+  parallel_for(parallel, static_cast<std::size_t>(tables), [&](std::size_t t) {
+    const std::int64_t base = static_cast<std::int64_t>(t) * table.rows;
+    for (std::int64_t i = 0; i < tiles_per_table; ++i) {
+      const std::int64_t first = i * tile;
+      const int rows = static_cast<int>(std::min<std::int64_t>({tile, table.rows - first, total - base - first}));
+      if (rows <= 0) break;
+      alignas(64) float acc[kTileFloats];
+      fill_bias(acc, rows, w);
+      convolve_tile(x + base * w.cin, w.cin, table.neighbours.data(), table.rows, first, rows, w, acc);
+      if (residual != nullptr) {
+        for (int r = 0; r < rows; ++r) {
+          float* a = acc + r * w.cout_padded;
+          const float* b = residual + (base + first + r) * w.cout;
+          for (int j = 0; j < w.cout; ++j) a[j] += b[j];
+        }
+      }
+      activate_buffer(acc, rows * w.cout_padded, act);
+      copy_out(y + (base + first) * w.cout, acc, rows, w);
+    }
+  });
+}
+
 }  // namespace
 
 #define ZG_CONCAT_(a, b) a##b
@@ -324,7 +352,7 @@ void mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWei
 #define ZG_STRING(a) ZG_STRING_(a)
 
 const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
-  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &mlp};
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &mlp, &grid};
   return kernels;
 }
 

@@ -11,6 +11,7 @@ struct ConvolutionKernels {
   decltype(&octree_upsample) upsample;
   decltype(&octree_residual) residual;
   decltype(&octree_mlp) mlp;
+  decltype(&grid_conv) grid;
 };
 
 const ConvolutionKernels& convolution_kernels_baseline();

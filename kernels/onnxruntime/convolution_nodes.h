@@ -1,4 +1,4 @@
-// OctreeConv, OctreeDownsample, OctreeUpsample, OctreeResidual and OctreeMlp. Weights are packed when a session is made.
+// OctreeConv, OctreeDownsample, OctreeUpsample, OctreeResidual, OctreeMlp and GridConv. Weights are packed when a session is made.
 #pragma once
 #include "onnxruntime/node.h"
 
@@ -144,6 +144,38 @@ class OctreeMlp {
 
  private:
   PackedWeight first_, second_;
+};
+
+class GridConv {
+ public:
+  static const Signature& signature() {
+    static const Signature s{"GridConv", {kFloat, kFloat, kFloat, kFloat}, 3, {kFloat}};
+    return s;
+  }
+  explicit GridConv(const Info& info)
+      : weight_(info.packed(1, "weight", 2)),
+        activation_(info.activation()),
+        table_(static_cast<int>(info.attribute("resolution", std::int64_t{8}))) {
+    if (weight_.taps != 27) info.fail("input weight: expected 27 taps, got " + std::to_string(weight_.taps));
+  }
+
+  void compute(Context& c) {
+    const auto x = c.input<float>(0, "x", 5);
+    const auto residual = c.optional<float>(3);
+    const std::int64_t n = x.dim(0), r = table_.resolution;
+    c.expect(x.dim(1) == r && x.dim(2) == r && x.dim(3) == r && x.dim(4) == weight_.cin,
+             "input x: expected (N, r, r, r, " + std::to_string(weight_.cin) + ") with r = " + std::to_string(r) + ", got " +
+                 shape_text(x.shape));
+    const std::vector<std::int64_t> shape{n, r, r, r, weight_.cout};
+    c.expect(!residual || residual.shape == shape, "input residual: expected " + shape_text(shape) + ", got " + shape_text(residual.shape));
+    float* y = c.output<float>(0, {n, r, r, r, weight_.cout});
+    grid_conv(x.data, n, table_, weight_, activation_, residual.data, y, c.parallel());
+  }
+
+ private:
+  PackedWeight weight_;
+  Activation activation_;
+  GridTable table_;
 };
 
 }  // namespace zerograsp::ort

@@ -12,10 +12,11 @@ const std::vector<const CustomOp*>& nodes() {
   static const Registered<OctreeUpsample> upsample;
   static const Registered<OctreeResidual> residual;
   static const Registered<OctreeMlp> mlp;
+  static const Registered<GridConv> grid;
   static const Registered<OctreeNeighbor> neighbor;
   static const Registered<OctreeAlign> align;
   static const Registered<OcclusionField> occlusion;
-  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp, &neighbor, &align, &occlusion};
+  static const std::vector<const CustomOp*> all{&conv, &downsample, &upsample, &residual, &mlp, &grid, &neighbor, &align, &occlusion};
   return all;
 }
 
