@@ -33,11 +33,18 @@ POSTERIOR = "posterior_"
 
 _FORMAT = "zerograsp-edge network"
 _FORMAT_VERSION = "1"
-_NAMES_SHOWN = 12
+_NAMES_SHOWN = 40
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint of the given network; the message lists everything that does not fit."""
+    """A file that is no checkpoint of the given network; the message lists what does not fit.
+
+    `problems` has the names behind each kind of misfit in full, where the message stops after the first few dozen.
+    """
+
+    def __init__(self, message: str, problems: Mapping[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.problems = dict(problems or {})
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,40 +137,29 @@ def load_state(network: ZeroGrasp, state: Mapping[str, Tensor], source: str = "s
     expected = network.state_dict()
     if not network.config.posterior:
         state = {name: value for name, value in state.items() if not name.startswith(POSTERIOR)}
-    problems = []
-
-    def report(what: str, names: list[str]) -> None:
-        if names:
-            problems.append(f"{len(names)} {what}: {_listed(names)}")
-
     common = [name for name in expected if name in state]
     missing = [name for name in expected if name not in state]
-    report("missing", missing)
-    report("unexpected", [name for name in state if name not in expected])
-    report(
-        "of another shape",
-        [
+    found = {
+        "missing": missing,
+        "unexpected": [name for name in state if name not in expected],
+        "of another shape": [
             f"{name} (expected {tuple(expected[name].shape)}, got {tuple(state[name].shape)})"
             for name in common
             if state[name].shape != expected[name].shape
         ],
-    )
-    report(
-        "of another type",
-        [
+        "of another type": [
             f"{name} (expected {expected[name].dtype}, got {state[name].dtype})"
             for name in common
             if state[name].is_floating_point() != expected[name].is_floating_point() or state[name].is_complex()
         ],
-    )
-    report("not finite", [name for name in common if not torch.isfinite(state[name]).all()])
+        "not finite": [name for name in common if not torch.isfinite(state[name]).all()],
+    }
+    problems = {what: names for what, names in found.items() if names}
     if problems:
-        hint = ""
+        lines = [f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items()]
         if missing and all(name.startswith(POSTERIOR) for name in missing):
-            hint = "\n  The posterior is needed for training only: load with config.without_posterior()."
-        raise CheckpointError(
-            f"{source} does not fit the network:\n  " + "\n  ".join(problems) + hint
-        )
+            lines.append("The posterior is needed for training only: load with config.without_posterior().")
+        raise CheckpointError(f"{source} does not fit the network:\n  " + "\n  ".join(lines), problems)
     network.load_state_dict(state, strict=True)
 
 
@@ -230,6 +226,6 @@ def _check_same_config(path: str | os.PathLike[str], recorded: NetworkConfig, co
 
 
 def _listed(names: list[str]) -> str:
-    """All names up to a dozen, beyond that the first of them and how many more."""
+    """All names up to a few dozen, beyond that the first of them and how many more."""
     shown = ", ".join(names[:_NAMES_SHOWN])
     return shown if len(names) <= _NAMES_SHOWN else f"{shown}, and {len(names) - _NAMES_SHOWN} more"

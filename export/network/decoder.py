@@ -100,8 +100,8 @@ def run_decoder(
     found = align_index(source.keys[coarsest], octree.keys[coarsest])
     x = gather_rows(tokens, found)
     if taps is not None:
-        taps["align4"] = x
-        taps["align4/found_index"] = (found >= 0).nonzero().flatten()
+        taps[f"align{coarsest}"] = x
+        taps[f"align{coarsest}/found_index"] = (found >= 0).nonzero().flatten()
     signal = x.new_zeros(0, config.signal_channels)
     for i, depth in enumerate(config.depths):
         if depth > coarsest:

@@ -46,10 +46,8 @@ class Encoding:
 class Prediction(DecoderOutput):
     """The network's output at inference."""
 
-    mean: Tensor
-    """(B, latent) of the prior."""
-    logvar: Tensor
-    """(B, latent) of the prior."""
+    encoding: Encoding
+    """With the input octree and the prior's mean and log-variance."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ class ZeroGrasp(nn.Module):
             out = run_decoder(
                 self.config, decoder, tokens, encoding.features, encoding.octree, forced_splits=forced_splits, taps=taps
             )
-        return Prediction(out.octree, out.logits, out.split, out.signal, encoding.mean, encoding.logvar)
+        return Prediction(out.octree, out.logits, out.split, out.signal, encoding)
 
     def forward_train(
         self,
