@@ -28,6 +28,8 @@ class NetworkConfig:
     """Finest depth: surface points are predicted at its nodes."""
     grid_size: float = 80.0
     """Edge of a node at depth `min_lod`, mm."""
+    z_margin: int = 5
+    """Nodes of depth `min_lod` between the cube's near face and the one that holds the frame's nearest point."""
     channels: tuple[int, ...] = (192, 192, 96, 96, 48, 48)
     """Feature channels at depths min_lod .. max_lod, in this order."""
     image_encoder: str = "unet_resnext50_32x4d"
@@ -97,6 +99,10 @@ class NetworkConfig:
         require(
             1 <= self.min_lod < self.max_lod <= 15,
             f"min_lod, max_lod: expected 1 <= min_lod < max_lod <= 15 (48-bit keys), got {self.min_lod}, {self.max_lod}",
+        )
+        require(
+            type(self.z_margin) is int and 0 <= self.z_margin < 1 << self.min_lod,
+            f"z_margin: expected 0 .. {(1 << self.min_lod) - 1} nodes of the cube's {1 << self.min_lod}, got {self.z_margin!r}",
         )
         depths = self.max_lod - self.min_lod + 1
         require(
@@ -197,19 +203,20 @@ class NetworkConfig:
         """A network for an embedded computer: a cube of 0.64 m, voxels of 2.5 mm, and no image backbone.
 
         The backbone is 222 of the published network's 239 GMAC. Here the colour of each point, which costs nothing, is its
-        image feature. Half the cube at the same voxel size means one depth fewer and an eighth of the dense nodes.
+        image feature. Half the cube at the same voxel size means one depth fewer and an eighth of the dense nodes. The near
+        margin shrinks with the cube: 160 of its 640 mm, where the published network has 400 of 1280.
         """
         return cls(
-            min_lod=3, max_lod=8, grid_size=80.0, channels=(128, 96, 64, 48, 32, 24), image_encoder="rgb",
+            min_lod=3, max_lod=8, grid_size=80.0, z_margin=2, channels=(128, 96, 64, 48, 32, 24), image_encoder="rgb",
             image_channels=3, prior_hidden=256, transformer_heads=2, head_channels_finest=128,
         )  # fmt: skip
 
     @classmethod
     def tiny(cls) -> NetworkConfig:
-        """A few thousand parameters, every part present: for tests."""
+        """Some 40,000 parameters, every part present: for tests."""
         return cls(
-            min_lod=3, max_lod=6, grid_size=80.0, channels=(16, 16, 8, 8), image_encoder="rgb", image_channels=3,
-            latent=4, prior_hidden=16, prior_layers=2, transformer_layers=2, transformer_heads=2,
+            min_lod=3, max_lod=6, grid_size=80.0, z_margin=2, channels=(16, 16, 8, 8), image_encoder="rgb",
+            image_channels=3, latent=4, prior_hidden=16, prior_layers=2, transformer_layers=2, transformer_heads=2,
             transformer_mlp_ratio=2, occlusion_resolution=4, occlusion_channels=(2, 4, 8), occlusion_out=8,
             residual_blocks=1, head_channels=8, head_channels_finest=16,
         )  # fmt: skip

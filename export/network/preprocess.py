@@ -21,7 +21,6 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 MIN_DEPTH = 10.0  # mm; a depth not above it is invalid
 CLIP = 0.99  # normalised coordinates outside (-CLIP, CLIP) are dropped: ocnn's Points.clip with its default margin
-Z_MARGIN = 5  # coarsest nodes between the octree's near face and the nearest point
 
 
 class NoObjectsError(ValueError):
@@ -80,7 +79,7 @@ def back_project(u: np.ndarray, v: np.ndarray, depth: np.ndarray, intrinsics: np
 
 def near_plane(config: NetworkConfig, min_z: float) -> float:
     """z of the cube's near face, mm, for the nearest point's z: a multiple of the coarsest node's edge. May be negative."""
-    return float(np.floor(min_z / config.grid_size) * config.grid_size - Z_MARGIN * config.grid_size)
+    return float(np.floor(min_z / config.grid_size) * config.grid_size - config.z_margin * config.grid_size)
 
 
 def normalise_points(config: NetworkConfig, points: Tensor, z_min: float) -> Tensor:
@@ -138,7 +137,7 @@ def prepare_frame(
     image = normalise_image(rgb)
     intrinsics = np.asarray(intrinsics, np.float32)
     depth = np.asarray(depth, np.float32)
-    valid = depth > MIN_DEPTH  # False for NaN
+    valid = (depth > MIN_DEPTH) & np.isfinite(depth)
 
     ids = [int(i) for i in np.unique(mask)[1:]]
     masks = {i: mask == i for i in ids}
