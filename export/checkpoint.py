@@ -82,18 +82,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by handle: by name, torch.load would go by the suffix
+            is_pickle = file.read(1) in (b"P", b"\x80")  # zip archive of pickles, or a bare pickle
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Raised for objects that weights_only refuses and for files that are no pickles at all.
+        # Raised for objects that weights_only refuses, but also for files that are no pickles at all.
+        if not is_pickle:
+            raise CheckpointError(f"{path}: not a PyTorch checkpoint or safetensors file") from error
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if foreign or "Unsupported" in str(error):
-            name = foreign.group(1) if foreign else "an unknown object"
-            raise CheckpointError(
-                f"{path}: holds pickled objects other than tensors ({name}); reading them would execute code of the file's "
-                "author, so they are refused. Where it was trained, save the weights alone: "
-                "torch.save({'state_dict': torch.load(path)['state_dict']}, 'weights.ckpt')"
-            ) from error
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint or safetensors file") from error
+        raise CheckpointError(
+            f"{path}: holds pickled objects other than tensors{f' ({foreign.group(1)})' if foreign else ''}; reading them "
+            "could execute code of the file's author, so they are refused. Where it was trained, save the weights alone: "
+            "torch.save({'state_dict': torch.load(path, weights_only=False)['state_dict']}, 'weights.ckpt')"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(

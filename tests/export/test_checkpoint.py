@@ -196,7 +196,7 @@ def test_truncated_files(network: ZeroGrasp, lightning: Path, tmp_path: Path, ki
         save_network(network, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(CheckpointError, match="truncated|not a PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match="truncated"):
         load_network(path, TINY)
 
 
@@ -222,6 +222,7 @@ class Bomb:
         return (Path.touch, (self.target,))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("container", ["zip", "legacy", "pickle"])
 def test_pickled_objects_are_refused_and_never_run(network: ZeroGrasp, tmp_path: Path, container: str) -> None:
     path, target = tmp_path / "bad.ckpt", tmp_path / "executed"
