@@ -4,8 +4,8 @@
     save_network(network, "edge.safetensors")
     network = load_network("edge.safetensors")  # the configuration travels in the file
 
-No pickled code is ever executed: PyTorch files are read with `weights_only=True`. Every entry must be there, be expected and
-have its shape; whatever does not fit is named, all of it in one `CheckpointError`.
+No pickled code is ever executed: PyTorch files are read with `weights_only=True`. Every entry must be there,
+be expected and have its shape; whatever does not fit is named, all of it in one `CheckpointError`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAMES_SHOWN = 40
 class CheckpointError(ValueError):
     """A file that is no checkpoint of the given network; the message lists what does not fit.
 
-    `problems` has the names behind each kind of misfit in full, where the message stops after the first few dozen.
+    `problems` has all names behind each kind of misfit, where the message stops after a few dozen.
     """
 
     def __init__(self, message: str, problems: Mapping[str, list[str]] | None = None) -> None:
@@ -50,11 +50,11 @@ class CheckpointError(ValueError):
 def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, without the Lightning prefix, and a safetensors file's metadata (else empty).
 
-    Optimizer and loop state are ignored. Entries that do not carry the prefix in a file where others do keep their names, so
-    that a comparison with a network names them.
+    Optimizer and loop state are ignored. Entries that do not carry the prefix in a file where others do keep
+    their names, so that a comparison with a network names them.
 
     Raises:
-        CheckpointError: no such file, truncated, not a checkpoint, or made of pickled objects other than tensors.
+        CheckpointError: no such file, truncated, no checkpoint, or made of pickled objects besides tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,14 +92,16 @@ def _read_torch(path: Path) -> Any:
             raise CheckpointError(f"{path}: not a PyTorch checkpoint or safetensors file") from error
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         raise CheckpointError(
-            f"{path}: holds pickled objects other than tensors{f' ({foreign.group(1)})' if foreign else ''}; reading them "
-            "could execute code of the file's author, so they are refused. Where it was trained, save the weights alone: "
+            f"{path}: holds pickled objects other than tensors{f' ({foreign.group(1)})' if foreign else ''}; "
+            "reading them could execute code of the file's author, so they are refused. Where it was "
+            "trained, save the weights alone: "
             "torch.save({'state_dict': torch.load(path, weights_only=False)['state_dict']}, 'weights.ckpt')"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: not a readable PyTorch checkpoint ({reason}); it is truncated, damaged, or something else: copy it again"
+            f"{path}: not a readable PyTorch checkpoint ({reason}); it is truncated, damaged, or something "
+            "else: copy it again"
         ) from error
 
 
@@ -112,9 +114,15 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
             f"{path}: expected a state dict, or a Lightning checkpoint with the entry `state_dict`, "
             f"got {'an empty one' if isinstance(content, Mapping) else type(content).__name__}"
         )
-    others = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    others = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if others:
-        raise CheckpointError(f"{path}: expected a state dict of tensors; these entries are none: {_listed(others)}")
+        raise CheckpointError(
+            f"{path}: expected a state dict of tensors; these entries are none: {_listed(others)}"
+        )
     return dict(content)
 
 
@@ -123,7 +131,9 @@ def _strip_prefix(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         short = name.removeprefix(PREFIX)
         if short in stripped:
-            raise CheckpointError(f"{path}: holds the entry {short!r} twice, with and without the prefix {PREFIX!r}")
+            raise CheckpointError(
+                f"{path}: holds the entry {short!r} twice, with and without the prefix {PREFIX!r}"
+            )
         stripped[short] = value
     return stripped
 
@@ -131,7 +141,7 @@ def _strip_prefix(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_state(network: ZeroGrasp, state: Mapping[str, Tensor], source: str = "state dict") -> None:
     """Copy tensors into a network, strictly.
 
-    Posterior entries are passed over when the network's configuration says `posterior=False`; nothing else is.
+    Posterior entries are passed over when the network's configuration says `posterior=False`, nothing else.
 
     Raises:
         CheckpointError: names all missing, unexpected, wrongly shaped or typed, and non-finite entries.
@@ -152,7 +162,8 @@ def load_state(network: ZeroGrasp, state: Mapping[str, Tensor], source: str = "s
         "of another type": [
             f"{name} (expected {expected[name].dtype}, got {state[name].dtype})"
             for name in common
-            if state[name].is_floating_point() != expected[name].is_floating_point() or state[name].is_complex()
+            if state[name].is_floating_point() != expected[name].is_floating_point()
+            or state[name].is_complex()
         ],
         "not finite": [name for name in common if not torch.isfinite(state[name]).all()],
     }
@@ -170,8 +181,9 @@ def load_network(path: str | os.PathLike[str], config: NetworkConfig | None = No
 
     Args:
         path: Lightning checkpoint, PyTorch state dict or safetensors file.
-        config: the network's sizes; may be left out for a file of `save_network`, which carries them. Its `posterior` may
-            be False where the file has a posterior; everything else must agree with what the file carries.
+        config: the network's sizes; may be left out for a file of `save_network`, which carries them. Its
+            `posterior` may be False where the file has a posterior; everything else must agree with what the
+            file carries.
     """
     state, metadata = read_state(path)
     recorded = _recorded_config(path, metadata)
@@ -190,7 +202,7 @@ def load_network(path: str | os.PathLike[str], config: NetworkConfig | None = No
 
 
 def save_network(network: ZeroGrasp, path: str | os.PathLike[str]) -> None:
-    """Write weights as safetensors with the configuration in the metadata. The file appears whole or not at all."""
+    """Write safetensors with the configuration in their metadata. The file appears whole or not at all."""
     path = Path(path)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = {
@@ -211,7 +223,9 @@ def _recorded_config(path: str | os.PathLike[str], metadata: Mapping[str, str]) 
         return None
     version = metadata.get("format_version")
     if version != _FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format version {version!r}, this package reads {_FORMAT_VERSION!r}: upgrade it")
+        raise CheckpointError(
+            f"{path}: format version {version!r}, this package reads {_FORMAT_VERSION!r}: upgrade it"
+        )
     try:
         return NetworkConfig.from_dict(json.loads(metadata.get("config", "")))
     except (json.JSONDecodeError, ConfigError, TypeError) as error:
@@ -222,7 +236,11 @@ def _check_same_config(path: str | os.PathLike[str], recorded: NetworkConfig, co
     file, asked = recorded.to_dict(), config.to_dict()
     if recorded.posterior and not config.posterior:
         file["posterior"] = False
-    different = [f"{name} (file {file[name]!r}, asked for {asked[name]!r})" for name in file if file[name] != asked[name]]
+    different = [
+        f"{name} (file {file[name]!r}, asked for {asked[name]!r})"
+        for name in file
+        if file[name] != asked[name]
+    ]
     if different:
         raise CheckpointError(f"{path}: was saved with another configuration: {', '.join(different)}")
 

@@ -46,7 +46,11 @@ def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
             function = node.func
             name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             target = node.args[0].value
-            if name in ("import_module", "__import__") and isinstance(target, str) and not target.startswith("."):
+            if (
+                name in ("import_module", "__import__")
+                and isinstance(target, str)
+                and not target.startswith(".")
+            ):
                 yield node.lineno, target
 
 
@@ -56,7 +60,13 @@ def violations(path: Path) -> list[str]:
     for line, name in imported_modules(path):
         top, *rest = name.split(".")
         where = f"{path.relative_to(ROOT)}:{line} imports {name}"
-        if top == PACKAGE and rest and rest[0] in MAY_IMPORT and rest[0] != part and rest[0] not in MAY_IMPORT[part]:
+        if (
+            top == PACKAGE
+            and rest
+            and rest[0] in MAY_IMPORT
+            and rest[0] != part
+            and rest[0] not in MAY_IMPORT[part]
+        ):
             found.append(f"{where}: {part} may not import {rest[0]}")
         if part in LEAN and top in EXPORT_ONLY:
             found.append(f"{where}: {top} belongs to export")

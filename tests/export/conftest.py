@@ -1,4 +1,4 @@
-"""Fixtures of the PyTorch side: the published network on the reference frames, and a synthetic scene for tiny networks."""
+"""Fixtures of the PyTorch side: the published network on the reference frames, and a synthetic scene."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def published_network(golden_state: dict[str, np.ndarray]) -> ZeroGrasp:
 @pytest.fixture(scope="session")
 def golden_frame(golden: dict[str, np.ndarray], frames_dir: Path) -> FrameInputs:
     case = str(golden["case"])
-    rgb, depth, mask = (np.array(Image.open(frames_dir / f"{case}.{kind}.png")) for kind in ("rgb", "depth", "mask"))
+    rgb, depth, mask = (
+        np.array(Image.open(frames_dir / f"{case}.{kind}.png")) for kind in ("rgb", "depth", "mask")
+    )
     if case == "007":
         rgb, depth, mask = rgb[14:526], depth[14:526], mask[14:526]
     return prepare_frame(NetworkConfig.published(), rgb, depth, mask, golden["K"])
@@ -55,7 +57,9 @@ def recorded_flags(golden: dict[str, np.ndarray]) -> torch.Tensor:
 
 def recorded_splits(golden: dict[str, np.ndarray]) -> dict[int, torch.Tensor]:
     return {
-        d: torch.from_numpy(np.unpackbits(golden[f"out/split{d}"], count=len(golden[f"out/keys{d}"])).astype(bool))
+        d: torch.from_numpy(
+            np.unpackbits(golden[f"out/split{d}"], count=len(golden[f"out/keys{d}"])).astype(bool)
+        )
         for d in range(4, 10)
     }
 
@@ -78,12 +82,19 @@ def golden_run(
     golden_splits: dict[int, torch.Tensor],
 ) -> GoldenRun:
     statistics: dict[str, tuple[int, float, float, float]] = {}
-    names = [f"backbone.encoder.layer{i}" for i in (1, 2, 3, 4)] + [f"backbone.decoder.blocks.{i}" for i in range(5)]
+    names = [f"backbone.encoder.layer{i}" for i in (1, 2, 3, 4)] + [
+        f"backbone.decoder.blocks.{i}" for i in range(5)
+    ]
     handles = []
     for name in ["backbone", *names]:
 
         def hook(_module: object, _args: object, x: torch.Tensor, name: str = name) -> None:
-            statistics[name] = (x.numel(), x.double().mean().item(), x.double().std().item(), x.abs().max().item())
+            statistics[name] = (
+                x.numel(),
+                x.double().mean().item(),
+                x.double().std().item(),
+                x.abs().max().item(),
+            )
 
         handles.append(published_network.get_submodule(name).register_forward_hook(hook))
     taps: dict[str, torch.Tensor] = {}
@@ -108,7 +119,7 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def scene() -> Scene:
-    """Three spheres before a wall, 128x96 pixels; the first two touch in the image, the third stands alone."""
+    """Three spheres before a wall, 128x96 pixels; the first two touch in the image."""
     height, width, focal = 96, 128, 110.0
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
     v, u = np.mgrid[:height, :width]

@@ -104,7 +104,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(
         raise OSError("disk full")
 
     monkeypatch.setattr("zerograsp_edge.export.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"disk full"):
         save_network(network, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["edge.safetensors"]
@@ -124,7 +124,9 @@ def test_stripped_checkpoint_loads_for_inference_only(lightning: Path) -> None:
 
     rewrite(lightning, strip)
     load_network(lightning, TINY.without_posterior())
-    with pytest.raises(CheckpointError, match=r"missing: posterior_conv1(.|\n)*load with config.without_posterior\(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"missing: posterior_conv1(.|\n)*load with config.without_posterior\(\)"
+    ):
         load_network(lightning, TINY)
 
 
@@ -152,7 +154,7 @@ def test_everything_that_does_not_fit_is_named_at_once(lightning: Path) -> None:
 
 def test_another_networks_checkpoint_is_listed_in_full_on_the_error(network: ZeroGrasp) -> None:
     wider = replace(TINY, residual_blocks=3)
-    with pytest.raises(CheckpointError, match="and [0-9]+ more") as caught:
+    with pytest.raises(CheckpointError, match=r"and [0-9]+ more") as caught:
         load_state(ZeroGrasp(wider), network.state_dict())
     expected = set(ZeroGrasp(wider).state_dict()) - set(network.state_dict())
     assert set(caught.value.problems["missing"]) == expected
@@ -163,14 +165,14 @@ def test_a_failed_load_leaves_the_network_as_it_was(network: ZeroGrasp) -> None:
     before = {name: value.clone() for name, value in other.state_dict().items()}
     state = dict(network.state_dict())
     del state["conv1.bn.weight"]
-    with pytest.raises(CheckpointError, match="1 missing: conv1.bn.weight"):
+    with pytest.raises(CheckpointError, match=r"1 missing: conv1.bn.weight"):
         load_state(other, state)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
 def test_an_entry_with_and_without_the_prefix_is_ambiguous(lightning: Path) -> None:
     rewrite(lightning, lambda state: state.update({"conv1.bn.weight": torch.ones(8)}))
-    with pytest.raises(CheckpointError, match="'conv1.bn.weight' twice, with and without the prefix"):
+    with pytest.raises(CheckpointError, match=r"'conv1.bn.weight' twice, with and without the prefix"):
         load_network(lightning, TINY)
 
 
@@ -183,7 +185,7 @@ def test_entries_that_are_no_tensors_are_named(lightning: Path) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, {"state_dict": None}])
 def test_files_without_a_state_dict(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="expected a state dict"):
+    with pytest.raises(CheckpointError, match=r"expected a state dict"):
         load_network(tmp_path / "x.pt", TINY)
 
 
@@ -196,11 +198,13 @@ def test_truncated_files(network: ZeroGrasp, lightning: Path, tmp_path: Path, ki
         save_network(network, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(CheckpointError, match="truncated"):
+    with pytest.raises(CheckpointError, match=r"truncated"):
         load_network(path, TINY)
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04 not a zip at all", b"version https://git-lfs.github.com/spec/v1\n", b"{}" * 40])
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04 not a zip at all", b"version https://git-lfs.github.com/spec/v1\n", b"{}" * 40]
+)
 def test_files_that_are_something_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.ckpt: not a "):
@@ -208,7 +212,7 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes) -> None:
 
 
 def test_absent_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match=r"no such file"):
         load_network(tmp_path / "none.ckpt", TINY)
 
 
@@ -224,27 +228,33 @@ class Bomb:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("container", ["zip", "legacy", "pickle"])
-def test_pickled_objects_are_refused_and_never_run(network: ZeroGrasp, tmp_path: Path, container: str) -> None:
+def test_pickled_objects_are_refused_and_never_run(
+    network: ZeroGrasp, tmp_path: Path, container: str
+) -> None:
     path, target = tmp_path / "bad.ckpt", tmp_path / "executed"
     content = {"state_dict": network.state_dict(), "callbacks": Bomb(target)}
     if container == "pickle":
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
-    with pytest.raises(CheckpointError, match="pickled objects other than tensors"):
+    with pytest.raises(CheckpointError, match=r"pickled objects other than tensors"):
         load_network(path, TINY)
     assert not target.exists()
 
 
 def test_a_file_without_configuration_needs_one(lightning: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"carries no network configuration; .* NetworkConfig\.published\(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"carries no network configuration; .* NetworkConfig\.published\(\)"
+    ):
         load_network(lightning)
 
 
 def test_another_configuration_than_the_files_is_refused(network: ZeroGrasp, tmp_path: Path) -> None:
     path = tmp_path / "edge.safetensors"
     save_network(network, path)
-    with pytest.raises(CheckpointError, match=r"another configuration: grid_size \(file 80\.0, asked for 40\.0\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another configuration: grid_size \(file 80\.0, asked for 40\.0\)"
+    ):
         load_network(path, replace(TINY, grid_size=40.0))
     save_network(ZeroGrasp(TINY.without_posterior()), path)
     with pytest.raises(CheckpointError, match=r"posterior \(file False, asked for True\)"):
@@ -259,7 +269,9 @@ def test_another_configuration_than_the_files_is_refused(network: ZeroGrasp, tmp
         ({"config": json.dumps({"width": 3})}, "unknown fields of the network configuration: width"),
     ],
 )
-def test_unreadable_metadata(network: ZeroGrasp, tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_unreadable_metadata(
+    network: ZeroGrasp, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
     path = tmp_path / "edge.safetensors"
     save_network(network, path)
     _, metadata = read_state(path)
@@ -278,7 +290,9 @@ def test_half_precision_weights_load_into_single_precision(network: ZeroGrasp, l
     assert torch.equal(loaded.conv1.conv.weights, network.conv1.conv.weights.half().float())
 
 
-def test_published_checkpoint_loads(golden_state: dict[str, Any], published_network: ZeroGrasp, tmp_path: Path) -> None:
+def test_published_checkpoint_loads(
+    golden_state: dict[str, Any], published_network: ZeroGrasp, tmp_path: Path
+) -> None:
     """The published layout: 1310 entries under `model.`, the posterior among them."""
     state = {f"model.{name}": value for name, value in published_network.state_dict().items()}
     assert golden_state.keys() <= state.keys() and len(state) == 1310

@@ -34,10 +34,10 @@ def test_channels_by_depth() -> None:
 
 def test_unknown_and_missing_fields_are_named() -> None:
     values = NetworkConfig.tiny().to_dict()
-    with pytest.raises(ConfigError, match="unknown fields.*: colour, depth"):
+    with pytest.raises(ConfigError, match=r"unknown fields.*: colour, depth"):
         NetworkConfig.from_dict({**values, "depth": 3, "colour": "red"})
     del values["latent"], values["grid_size"]
-    with pytest.raises(ConfigError, match="missing fields.*: grid_size, latent"):
+    with pytest.raises(ConfigError, match=r"missing fields.*: grid_size, latent"):
         NetworkConfig.from_dict(values)
 
 
@@ -56,7 +56,11 @@ def test_unknown_and_missing_fields_are_named() -> None:
         ("channels", [192, 192, 96, 96, 48, 46], "multiples of bottleneck = 4, got 46"),
         ("channels", 192, "channels: expected a list"),
         ("channels", [192, 192, 96, 96, 48, "48"], "channels: expected positive integers"),
-        ("image_encoder", "vit", "image_encoder: expected one of unet_resnext50_32x4d, small, rgb, got 'vit'"),
+        (
+            "image_encoder",
+            "vit",
+            "image_encoder: expected one of unet_resnext50_32x4d, small, rgb, got 'vit'",
+        ),
         ("image_encoder", "rgb", "image_channels: expected 3 with `rgb`, got 32"),
         ("transformer_heads", 5, "5 does not divide the 192 channels of depth 4"),
         ("transformer_heads", 96, "a head needs 6 channels or more"),

@@ -1,4 +1,4 @@
-"""The network without reference vectors: layers against dense twins, a synthetic scene, gradients, edge cases."""
+"""The network without reference vectors: layers against dense twins, a synthetic scene, gradients."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_convolution_equals_a_dense_one_on_a_full_octree() -> None:
     weight = layer.conv.weights.view(3, 3, 3, 5, 7).permute(4, 3, 0, 1, 2)
     dense = F.conv3d(to_dense(x, octree, depth), weight, padding=1)
     dense = F.gelu(
-        F.batch_norm(dense, layer.bn.running_mean, layer.bn.running_var, layer.bn.weight, layer.bn.bias, eps=1e-3)
+        F.batch_norm(
+            dense, layer.bn.running_mean, layer.bn.running_var, layer.bn.weight, layer.bn.bias, eps=1e-3
+        )
     )
     torch.testing.assert_close(to_dense(layer(x, octree, depth), octree, depth), dense, rtol=1e-4, atol=1e-4)
 
@@ -213,7 +215,9 @@ def test_projection_inverts_back_projection() -> None:
     np.testing.assert_allclose(pixels, np.stack([u, v], 1), atol=2e-3)
 
 
-@pytest.mark.parametrize(("min_z", "expected"), [(400.0, 0.0), (399.9, -80.0), (10.5, -400.0), (805.0, 400.0)])
+@pytest.mark.parametrize(
+    ("min_z", "expected"), [(400.0, 0.0), (399.9, -80.0), (10.5, -400.0), (805.0, 400.0)]
+)
 def test_near_plane_is_five_nodes_before_the_nearest_point(min_z: float, expected: float) -> None:
     assert near_plane(NetworkConfig.published(), min_z) == expected
 
@@ -235,7 +239,8 @@ def test_adjacency_is_overlap_after_a_5x5_dilation(gap: int, touch: int) -> None
 
 def test_sampling_places_pixel_centres_as_the_published_model_does() -> None:
     features = torch.arange(12.0).view(1, 3, 4)
-    # 2 * (u / W - 0.5) with aligned corners stretches the image by (W - 1) / W: u = W / 2 falls between columns 1 and 2.
+    # 2 * (u / W - 0.5) with aligned corners stretches the image by (W - 1) / W: u = W / 2 falls between
+    # columns 1 and 2.
     sampled = sample_features(features, torch.tensor([[2.0, 1.5], [0.0, 0.0], [-5.0, 0.0]]))
     torch.testing.assert_close(sampled.flatten(), torch.tensor([5.5, 0.0, 0.0]))
 
@@ -342,11 +347,10 @@ def test_frames_of_a_batch_do_not_see_each_other(network: ZeroGrasp, scene: Any,
 
 
 def test_objects_of_a_frame_do_see_each_other(scene: Any, frame: FrameInputs) -> None:
-    """Only through attention: with the same cube and without neighbours, object 30 alone gives other logits."""
+    """Only through attention: without it, object 30 alone gives the same logits."""
     alone = prepare_frame(TINY, scene.rgb, scene.depth, np.where(scene.mask == 30, 30, 0), scene.intrinsics)
     points = frame.points[2]
     alone = replace(alone, points=(points,), z_min=frame.z_min)
-    
 
     def no_flags(centres: Any, objects: Any, frame: FrameInputs, edge: float, r: int) -> Any:
         return torch.zeros(len(centres), 2, r, r, r)
@@ -403,8 +407,24 @@ def test_taps_are_complete_and_leave_no_hooks(network: ZeroGrasp, frame: FrameIn
     taps: dict[str, Any] = {}
     with torch.no_grad():
         prediction = network(frame, occlusion=checkerboard_flags, taps=taps)
-    expected = {"backbone", "point_features", "in/features9", "in/input_feature", "conv1", "conv2", "mask_head"}
-    expected |= {"ofe/flags", "d4_before_blocks", "prior/pooled", "prior/pm", "prior/lpv", "align3", "align3/found_index"}
+    expected = {
+        "backbone",
+        "point_features",
+        "in/features6",
+        "in/input_feature",
+        "conv1",
+        "conv2",
+        "mask_head",
+    }
+    expected |= {
+        "ofe/flags",
+        "d4_before_blocks",
+        "prior/pooled",
+        "prior/pm",
+        "prior/lpv",
+        "align3",
+        "align3/found_index",
+    }
     expected |= {f"{name}.{i}" for name in ("encoder_blks", "decoder_blks", "predict") for i in range(4)}
     expected |= {f"{name}.{i}" for name in ("downsample", "upsample") for i in range(3)}
     expected |= {"mae_encoder.encoders.0", "mae_encoder.encoders.1", "skip4", "skip5", "skip6"}
@@ -490,7 +510,9 @@ def test_teacher_forcing_follows_the_target(network: ZeroGrasp, frame: FrameInpu
     assert prediction.posterior[0].shape == prediction.prior[0].shape == (3, TINY.latent)
 
 
-def test_teacher_forcing_equals_inference_with_the_targets_splits(network: ZeroGrasp, frame: FrameInputs) -> None:
+def test_teacher_forcing_equals_inference_with_the_targets_splits(
+    network: ZeroGrasp, frame: FrameInputs
+) -> None:
     """The same decoder: with the same latent vector both passes give the same logits along the target."""
     target = make_target(frame)
     with torch.no_grad():
@@ -539,8 +561,12 @@ def test_overfitting_one_scene_lowers_the_loss(frame: FrameInputs) -> None:
 
 
 def test_targets_that_do_not_belong_are_refused(network: ZeroGrasp, frame: FrameInputs) -> None:
-    other = build_target_octree(TINY, [frame.points[0]], [frame.points[0]], [torch.zeros(len(frame.points[0]), 11)])
-    with pytest.raises(ValueError, match=r"expected \(depth, full_depth, objects\) = \(6, 3, 3\), got \(6, 3, 1\)"):
+    other = build_target_octree(
+        TINY, [frame.points[0]], [frame.points[0]], [torch.zeros(len(frame.points[0]), 11)]
+    )
+    with pytest.raises(
+        ValueError, match=r"expected \(depth, full_depth, objects\) = \(6, 3, 3\), got \(6, 3, 1\)"
+    ):
         network.forward_train(frame, other, occlusion=checkerboard_flags)
     with pytest.raises(ValueError, match=r"signals\[0\]: expected 11 channels, got 3"):
         build_target_octree(TINY, [frame.points[0]], [frame.points[0]], [frame.points[0]])

@@ -33,7 +33,9 @@ def int32_sha256(table: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(table.numpy(), np.int32).tobytes()).hexdigest()
 
 
-def test_state_dict_has_the_published_names_shapes_and_types(frames_dir: Path, published_network: Any) -> None:
+def test_state_dict_has_the_published_names_shapes_and_types(
+    frames_dir: Path, published_network: Any
+) -> None:
     lines = (frames_dir.parent / "golden" / "state_dict_keys.txt").read_text().splitlines()
     published = {name: (shape, dtype) for name, shape, dtype in (line.split("\t") for line in lines)}
     ours = {
@@ -69,12 +71,18 @@ def test_masks_and_neighbour_masks_are_exact(golden: Golden, golden_frame: Any) 
 def test_image_and_backbone(golden: Golden, golden_frame: Any, golden_run: Any) -> None:
     v, u = golden["backbone/pixels_yx"].T
     np.testing.assert_allclose(golden_frame.image.numpy()[:, v, u].T, golden["rgb_norm/at_pixels"], atol=1e-6)
-    stages = [name.removesuffix("/stat") for name in golden if name.startswith("backbone") and name.endswith("/stat")]
+    stages = [
+        name.removesuffix("/stat")
+        for name in golden
+        if name.startswith("backbone") and name.endswith("/stat")
+    ]
     assert len(stages) == 10
     for name in stages:
         count, mean, std, largest = golden[f"{name}/stat"]
         assert golden_run.statistics[name][0] == count
-        np.testing.assert_allclose(golden_run.statistics[name][1:], (mean, std, largest), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            golden_run.statistics[name][1:], (mean, std, largest), rtol=1e-4, atol=1e-5
+        )
     features = golden_run.taps["backbone"][0].numpy()[:, v, u].T
     assert np.abs(features - golden["backbone/val"]).max() <= TOLERANCE * golden["backbone/stat"][3]
 
@@ -108,7 +116,7 @@ def test_occlusion_flags(golden: Golden, golden_frame: Any, golden_run: Any, gol
     assert flags.shape == golden_flags.shape
     for kind in (0, 1):
         different = (flags[:, kind] != golden_flags[:, kind]).float().mean().item()
-        assert different <= FLAG_TOLERANCE, f"{'self neighbour'.split()[kind]} flags differ in {different:.2%}"
+        assert different <= FLAG_TOLERANCE, f"{['self', 'neighbour'][kind]} flags differ in {different:.2%}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -122,7 +130,10 @@ def test_stage(golden: Golden, golden_run: Any, stage: str) -> None:
 
 @pytest.mark.parametrize("stage", ["prior/pooled", "prior/pm", "prior/lpv"])
 def test_prior(golden: Golden, golden_run: Any, stage: str) -> None:
-    assert np.abs(golden_run.taps[stage].numpy() - golden[stage]).max() <= TOLERANCE * np.abs(golden[stage]).max()
+    assert (
+        np.abs(golden_run.taps[stage].numpy() - golden[stage]).max()
+        <= TOLERANCE * np.abs(golden[stage]).max()
+    )
 
 
 def test_alignment_at_the_coarsest_depth(golden: Golden, golden_run: Any) -> None:
