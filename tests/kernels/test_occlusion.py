@@ -290,7 +290,7 @@ def test_gives_the_published_flags(golden: dict[str, np.ndarray], frames_dir: Pa
     flags = occlusion_field(**scene)
     nodes, cells, channels = golden["ofe/shape"]
     published = np.unpackbits(golden["ofe/bits"])[: nodes * cells * channels].reshape(nodes, cells, channels)
-    # Exactly: nothing but IEEE float32 without fused multiply-adds decides (with them 1 flag in 20,000 differs).
+    # Exactly: only IEEE float32 without fused multiply-adds decides (with them 1 flag in 20,000 differs).
     np.testing.assert_array_equal(flags.reshape(nodes, 2, cells).transpose(0, 2, 1), published)
     sample = {**scene, "centres": scene["centres"][5:7], "object_index": scene["object_index"][5:7]}
     np.testing.assert_array_equal(flags[5:7], reference_field(**sample))
