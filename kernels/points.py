@@ -66,7 +66,7 @@ def points_from_depth(
         min_depth: mm.
         out: (capacity, 3) float32 buffer for the points.
         valid_labels: (H, W) int32 to be filled with the labels of valid pixels and -1 elsewhere: the masks that the
-            occlusion field and the mask neighbours mean.
+            occlusion field means.
         workspace: scratch memory to reuse.
         threads: 0 takes all of OpenMP's.
 
@@ -170,8 +170,8 @@ def adjacency(
     """Which objects are neighbours in the image: their 5x5-dilated masks overlap.
 
     Args:
-        labels: (H, W) int32, object index of each pixel, -1 for none. The published masks hold valid pixels only:
-            pass the `valid_labels` of `points_from_depth`.
+        labels: (H, W) int32, object index of each pixel, -1 for none: the masks as segmented, with their pixels of
+            invalid depth. (The neighbour mask itself, as the occlusion field uses it, consists of valid pixels.)
         num_objects: B.
         out: (B, B) uint8 buffer.
         workspace: scratch memory to reuse.
