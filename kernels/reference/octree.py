@@ -21,7 +21,8 @@ CHILD = (_NEIGHBOUR % 2) @ np.array([4, 2, 1])  # (8, 27)
 
 
 def morton_encode(xyz: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
-    """(..., 3) integer coordinates in [0, 2^depth) -> (...) Morton keys, x in the highest bit of each triple."""
+    """(..., 3) integer coordinates in [0, 2^depth) -> (...) Morton keys, x in the highest bit of each
+    triple."""
     key = np.zeros(xyz.shape[:-1], np.int64)
     for bit in range(depth):
         for axis in range(3):
@@ -52,7 +53,9 @@ def neighbours_by_search(keys: NDArray[np.int64], depth: int) -> NDArray[np.int3
     return np.where(inside, rows, -1).astype(np.int32)
 
 
-def split_neighbours_by_search(keys: NDArray[np.int64], children: NDArray[np.int32], depth: int) -> NDArray[np.int32]:
+def split_neighbours_by_search(
+    keys: NDArray[np.int64], children: NDArray[np.int32], depth: int
+) -> NDArray[np.int32]:
     """(S, 27) ranks of the split nodes' neighbours."""
     rows = neighbours_by_search(keys, depth)[children >= 0]
     return np.where(rows >= 0, children[rows], -1).astype(np.int32)
@@ -73,7 +76,9 @@ class Octree:
     voxel: NDArray[np.int32]
 
 
-def build_octree(points: NDArray[np.float32], counts: NDArray[np.int32], depth: int = 9, full_depth: int = 3) -> Octree:
+def build_octree(
+    points: NDArray[np.float32], counts: NDArray[np.int32], depth: int = 9, full_depth: int = 3
+) -> Octree:
     objects = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     cells = (points + np.float32(1)) * np.float32(2 ** (depth - 1))
     if not ((cells >= 0) & (cells < 2**depth)).all():
@@ -113,7 +118,9 @@ def build_octree(points: NDArray[np.float32], counts: NDArray[np.int32], depth: 
     )
 
 
-def expand_neighbours(split_neighbours: NDArray[np.int32], rank: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+def expand_neighbours(
+    split_neighbours: NDArray[np.int32], rank: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     parents = split_neighbours[:, PARENT]  # (S, 8, 27)
     nodes = np.where(parents >= 0, 8 * parents + CHILD, -1).reshape(-1, 27)
     if rank is not None:
@@ -196,8 +203,8 @@ def active_grid(keys: NDArray[np.int64], num_objects: int, depth: int = 4, radiu
     rows = np.where(near, np.cumsum(near) - 1, np.tile(virtual_row, num_objects)).astype(np.int32)
 
     all_keys = (np.arange(n**3) | (np.arange(num_objects)[:, None] << OBJECT_SHIFT)).reshape(-1)
-    nodes = neighbours_by_search(all_keys[near], depth) if near.all() else neighbours_by_search(all_keys, depth)[near]
-    neighbours = np.where(nodes >= 0, rows[nodes], -1)
+    nodes = neighbours_by_search(all_keys, depth)[near]
+    neighbours: NDArray[np.int32] = np.where(nodes >= 0, rows[nodes], -1)
     if n > 2 * radius:
         virtual_cell = np.stack(np.unravel_index(np.arange(width**3), (width,) * 3), -1)[:, None] + DIRECTIONS
         inside = ((virtual_cell >= 0) & (virtual_cell < width)).all(-1)

@@ -1,5 +1,7 @@
-"""NumPy twins of `zerograsp_edge.kernels.points`: slow, readable, the truth in tests. Same arguments and results, without
-buffers and threads."""
+"""NumPy twins of `zerograsp_edge.kernels.points`: slow, readable, the truth in tests.
+
+Same arguments and results, without buffers and threads.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +71,16 @@ def project(
     px, py, pz = (k[0] * x + k[1] * y + k[2] * z for k in intrinsics)
     height, width = image_size
     scale = pz + f32(1e-4)
-    return np.stack([f32(2) * (px / scale / f32(width) - f32(0.5)), f32(2) * (py / scale / f32(height) - f32(0.5))], 1)
+    return np.stack(
+        [f32(2) * (px / scale / f32(width) - f32(0.5)), f32(2) * (py / scale / f32(height) - f32(0.5))], 1
+    )
 
 
-def bilinear(image: NDArray[np.float32], position: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(C, Hp, Wp), (P, 2) in [-1, 1] -> (P, C): `grid_sample`, align_corners=True, zero padding beyond `size`."""
+def bilinear(
+    image: NDArray[np.float32], position: NDArray[np.float32], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """(C, Hp, Wp), (P, 2) in [-1, 1] -> (P, C): `grid_sample`, align_corners=True, zero padding beyond
+    `size`."""
     height, width = size
     column = (position[:, 0] + np.float32(1)) * np.float32(0.5) * np.float32(width - 1)
     row = (position[:, 1] + np.float32(1)) * np.float32(0.5) * np.float32(height - 1)

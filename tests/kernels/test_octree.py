@@ -1,4 +1,5 @@
-"""Octree of points, neighbour tables, alignment: native kernels against NumPy twins, ocnn and the reference vectors."""
+"""Octree of points, neighbour tables, alignment: native kernels against NumPy twins, ocnn and the reference
+vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
 from zerograsp_edge.kernels import octree, output_octree
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.reference import octree as reference
@@ -25,7 +25,8 @@ def golden_counts(golden: dict[str, np.ndarray]) -> np.ndarray:
 
 @st.composite
 def clouds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 3) and counts (B,): random, on the borders of voxels and cube, repeated, in one voxel; empty objects."""
+    """Points (P, 3) and counts (B,): random, on the borders of voxels and cube, repeated, in one voxel; empty
+    objects."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_objects = draw(st.sampled_from([1, 2, 7, 40]))
     clouds = []
@@ -56,7 +57,7 @@ def assert_same_octree(got: octree.Octree, expected: reference.Octree | octree.O
             np.testing.assert_array_equal(ours[depth], theirs[depth], err_msg=f"{name}[{depth}]")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(clouds(), st.sampled_from([(9, 3), (9, 1), (5, 4), (4, 4), (2, 0), (10, 2)]))
 def test_build_equals_twin(cloud: tuple[np.ndarray, np.ndarray], depths: tuple[int, int]) -> None:
     points, counts = cloud
@@ -75,13 +76,14 @@ def test_build_does_not_depend_on_threads(cloud: tuple[np.ndarray, np.ndarray]) 
         assert_same_octree(octree.build_octree(*cloud, threads=threads), one)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(clouds())
 def test_build_equals_ocnn(cloud: tuple[np.ndarray, np.ndarray]) -> None:
     ocnn = pytest.importorskip("ocnn")
     torch = pytest.importorskip("torch")
     points, counts = cloud
-    assume(counts.all())  # ocnn has no octree without points
+    counts = counts[counts > 0]  # ocnn has no octree without points
+    assume(len(counts))
     parts = []
     for part in np.split(points, np.cumsum(counts)[:-1]):
         parts.append(ocnn.octree.Octree(depth=7, full_depth=3))
@@ -126,7 +128,7 @@ def test_twin_build_is_the_published_one(golden: dict[str, np.ndarray]) -> None:
 def test_build_into_buffers_with_one_workspace() -> None:
     rng = np.random.default_rng(1)
     workspace = Workspace()
-    buffers = octree.Octree.allocate(5, 6, 2, {d: 30_000 for d in range(3, 7)}, max_points=3000)
+    buffers = octree.Octree.allocate(5, 6, 2, dict.fromkeys(range(3, 7), 30000), max_points=3000)
     for counts in ([10, 0, 700], [3000], [1, 1, 1, 1, 1], [0, 0], [500, 400]):
         points = rng.uniform(-0.99, 0.99, (sum(counts), 3)).astype(np.float32)
         lengths = np.array(counts, np.int32)
@@ -148,13 +150,15 @@ def test_build_errors_name_the_limit() -> None:
     exact = octree.Octree.allocate(1, 5, 2, sizes, 100)
     assert_same_octree(octree.build_octree(points, counts, 5, 2, out=exact), needed)
     small = octree.Octree.allocate(1, 5, 2, {**sizes, 4: sizes[4] - 8}, 100)
-    with pytest.raises(CapacityError, match=f"nodes at depth 4: {sizes[4]} needed, but the buffer holds {sizes[4] - 8}"):
+    with pytest.raises(
+        CapacityError, match=f"nodes at depth 4: {sizes[4]} needed, but the buffer holds {sizes[4] - 8}"
+    ):
         octree.build_octree(points, counts, 5, 2, out=small)
     with pytest.raises(CapacityError, match="points: 100 needed"):
         octree.build_octree(points, counts, 5, 2, out=octree.Octree.allocate(1, 5, 2, sizes, 99))
     with pytest.raises(CapacityError, match="objects: 2 needed"):
         octree.build_octree(points, np.array([50, 50], np.int32), 5, 2, out=exact)
-    with pytest.raises(ValueError, match="counts: .* sum to 100 points"):
+    with pytest.raises(ValueError, match=r"counts: .* sum to 100 points"):
         octree.build_octree(points, counts - 1, 5, 2)
     with pytest.raises(ValueError, match="depth: expected 1 to 10, got 11"):
         octree.build_octree(points, counts, 11, 2)
@@ -170,7 +174,9 @@ def test_build_refuses_points_outside(value: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(clouds(), st.booleans(), st.sampled_from([1, 3]))
-def test_expand_equals_twin_and_search(cloud: tuple[np.ndarray, np.ndarray], ranked: bool, threads: int) -> None:
+def test_expand_equals_twin_and_search(
+    cloud: tuple[np.ndarray, np.ndarray], ranked: bool, threads: int
+) -> None:
     built = octree.build_octree(*cloud, 6, 2)
     for d in range(3, 7):
         rank = built.children[d] if ranked else None
@@ -189,7 +195,7 @@ def test_expand_into_buffer() -> None:
     np.testing.assert_array_equal(got, reference.expand_neighbours(table))
     with pytest.raises(CapacityError, match="nodes"):
         octree.expand_neighbours(table, out=np.empty((27, 7), np.int32))
-    with pytest.raises(ValueError, match="rank: expected .* shape \\(8,\\)"):
+    with pytest.raises(ValueError, match=r"rank: expected .* shape \(8,\)"):
         octree.expand_neighbours(table, np.zeros(9, np.int32))
 
 

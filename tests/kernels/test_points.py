@@ -1,4 +1,5 @@
-"""Points, voxel features and mask neighbours: native kernels against their NumPy twins and the reference vectors."""
+"""Points, voxel features and mask neighbours: native kernels against their NumPy twins and the reference
+vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from zerograsp_edge.kernels import octree, points
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.reference import points as reference
@@ -24,7 +24,9 @@ def golden_frame(golden: dict[str, np.ndarray], frames_dir: Path) -> tuple[np.nd
     image = pytest.importorskip("PIL.Image")
     case = str(golden["case"])
     depth = cv2.imread(str(frames_dir / f"{case}.depth.png"), cv2.IMREAD_UNCHANGED)
-    mask = np.array(image.open(frames_dir / f"{case}.mask.png"))  # a palette image: its indices are the objects
+    mask = np.array(
+        image.open(frames_dir / f"{case}.mask.png")
+    )  # a palette image: its indices are the objects
     rows = slice(14, 526) if case == "007" else slice(None)
     labels = np.full(mask[rows].shape, -1, np.int32)
     for index, value in enumerate(np.unique(mask)[1:]):
@@ -90,13 +92,15 @@ def test_points_errors_name_the_argument() -> None:
     depth, labels = np.full((8, 8), 700, np.float32), np.zeros((8, 8), np.int32)
     with pytest.raises(CapacityError, match="points: 64 needed, but the buffer holds 63"):
         points.points_from_depth(depth, labels, K, 1, out=np.empty((63, 3), np.float32))
-    with pytest.raises(ValueError, match="labels: expected -1 to 0 .* got 4"):
+    with pytest.raises(ValueError, match=r"labels: expected -1 to 0 .* got 4"):
         points.points_from_depth(depth, labels + 4, K, 1)
-    with pytest.raises(ValueError, match="labels: .* got -2"):
+    with pytest.raises(ValueError, match=r"labels: .* got -2"):
         points.points_from_depth(depth, labels - 2, K, 1)
-    with pytest.raises(ValueError, match="depth: expected a C-contiguous float32 array .* got C-contiguous float64"):
+    with pytest.raises(
+        ValueError, match=r"depth: expected a C-contiguous float32 array .* got C-contiguous float64"
+    ):
         points.points_from_depth(depth.astype(np.float64), labels, K, 1)
-    with pytest.raises(ValueError, match="depth: .* got non-contiguous"):
+    with pytest.raises(ValueError, match=r"depth: .* got non-contiguous"):
         points.points_from_depth(np.full((8, 16), 700, np.float32)[:, ::2], labels, K, 1)
     with pytest.raises(ValueError, match="intrinsics: expected an invertible"):
         points.points_from_depth(depth, labels, np.zeros((3, 3), np.float32), 1)
@@ -123,7 +127,11 @@ def test_voxel_features_equal_twin(
 ) -> None:
     height, width, padded_height, padded_width = size
     cloud, voxel, num_voxels = feature_case(seed, count, spread)
-    image = np.random.default_rng(seed).standard_normal((channels, padded_height, padded_width)).astype(np.float32)
+    image = (
+        np.random.default_rng(seed)
+        .standard_normal((channels, padded_height, padded_width))
+        .astype(np.float32)
+    )
     arguments = (cloud, voxel, num_voxels, image if channels else None, K, 80.0, (height, width))
     expected = reference.voxel_features(*arguments)
     one, two = points.voxel_features(*arguments, threads=1), points.voxel_features(*arguments, threads=3)
@@ -206,5 +214,5 @@ def test_neighbour_masks_are_the_published_ones(golden: dict[str, np.ndarray], f
 
 
 def test_adjacency_errors() -> None:
-    with pytest.raises(ValueError, match="labels: expected -1 to 1 .* got 2"):
+    with pytest.raises(ValueError, match=r"labels: expected -1 to 1 .* got 2"):
         points.adjacency(np.full((3, 3), 2, np.int32), 2)
