@@ -41,9 +41,11 @@ def reference_scene(shared: Path) -> Scene:
     from PIL import Image
 
     golden = np.load(shared / "golden" / "case_000.npz")
-    depth = cv2.imread(str(shared / "frames" / "000.depth.png"), cv2.IMREAD_UNCHANGED).astype(np.float32)
+    depth = cv2.imread(str(shared / "frames" / "000.depth.png"), cv2.IMREAD_UNCHANGED)
+    if depth is None:
+        raise FileNotFoundError(f"cannot read {shared / 'frames' / '000.depth.png'}")
     labels = np.array(Image.open(shared / "frames" / "000.mask.png")).astype(np.int32) - 1
-    return Scene("frame 000", depth, labels, golden["K"], len(golden["obj_ids"]))
+    return Scene("frame 000", depth.astype(np.float32), labels, golden["K"], len(golden["obj_ids"]))
 
 
 def synthetic_scene(height: int = 1024, width: int = 1280, num_objects: int = 7) -> Scene:

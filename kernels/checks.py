@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-
-ArrayT = TypeVar("ArrayT", bound=np.ndarray)
 
 
 class CapacityError(ValueError):

@@ -1,5 +1,4 @@
-"""Octrees of the visible points of a frame's objects, their neighbour tables, and alignment of two octrees by
-key."""
+"""Octrees of the visible points of a frame's objects, their neighbour tables, and alignment by key."""
 
 from __future__ import annotations
 

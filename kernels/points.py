@@ -123,8 +123,8 @@ def voxel_features(
 ) -> NDArray[np.float32]:
     """Features of the finest non-empty voxels: local offset of the mean point, then mean image features.
 
-    The local offset is `frac(mean point in voxel units) - 0.5`. An image feature is sampled bilinearly
-    (`grid_sample`, align_corners=True, zero padding) where the point projects to; C = 0 without `image_features`.
+    The local offset is `frac(mean point in voxel units) - 0.5`. An image feature is sampled bilinearly where
+    the point projects to (`grid_sample`, align_corners=True, zero padding); C = 0 without `image_features`.
 
     Args:
         points: (P, 3) float32 of `points_from_depth`.

@@ -1,5 +1,8 @@
-"""NumPy twins of the octree kernels: slow, readable, the truth in tests. Same arguments and results as
-`zerograsp_edge.kernels.octree` and `zerograsp_edge.kernels.output_octree`, without buffers and threads."""
+"""NumPy twins of the octree kernels: slow, readable, the truth in tests.
+
+Same arguments and results as `zerograsp_edge.kernels.octree` and `zerograsp_edge.kernels.output_octree`, without
+buffers and threads.
+"""
 
 from __future__ import annotations
 
@@ -204,7 +207,7 @@ def active_grid(keys: NDArray[np.int64], num_objects: int, depth: int = 4, radiu
 
     all_keys = (np.arange(n**3) | (np.arange(num_objects)[:, None] << OBJECT_SHIFT)).reshape(-1)
     nodes = neighbours_by_search(all_keys, depth)[near]
-    neighbours: NDArray[np.int32] = np.where(nodes >= 0, rows[nodes], -1)
+    neighbours: NDArray[np.int64] = np.where(nodes >= 0, rows[nodes], -1)
     if n > 2 * radius:
         virtual_cell = np.stack(np.unravel_index(np.arange(width**3), (width,) * 3), -1)[:, None] + DIRECTIONS
         inside = ((virtual_cell >= 0) & (virtual_cell < width)).all(-1)

@@ -1,5 +1,4 @@
-"""Octree of points, neighbour tables, alignment: native kernels against NumPy twins, ocnn and the reference
-vectors."""
+"""Octree of points, neighbour tables, alignment: native kernels against twins, ocnn and reference vectors."""
 
 from __future__ import annotations
 

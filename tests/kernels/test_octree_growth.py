@@ -1,5 +1,4 @@
-"""Growth of the output octree and its reduced first grid: native kernels against NumPy twins and the
-reference vectors."""
+"""Growth of the output octree, its reduced first grid: native kernels against twins and reference vectors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Points, voxel features and mask neighbours: native kernels against their NumPy twins and the reference
-vectors."""
+"""Points, voxel features, mask neighbours: native kernels against twins and reference vectors."""
 
 from __future__ import annotations
 
