@@ -6,9 +6,10 @@ from zerograsp_edge.kernels.native import core
 
 
 class Workspace:
-    """Scratch memory that the octree kernels keep between frames: it grows to the largest frame and never shrinks.
+    """Scratch memory that the octree kernels keep between frames: it grows and never shrinks.
 
-    Pass the same one to every call of a loop and nothing is allocated once the largest frame has been seen. It serves
+    Pass the same one to every call of a loop and nothing is allocated once the largest frame has been seen.
+    It serves
     one call at a time: give every thread its own.
     """
 

@@ -65,11 +65,15 @@ class PointScan {
   void write(const Parallel& parallel, float* points, std::int32_t* counts, std::int32_t* valid_counts);
 
  private:
-  struct Block {  // some rows of the image, in raster order
-    std::vector<std::int32_t> label;
-    std::vector<float> xyz;
+  struct Span {  // consecutive points of one object
+    std::int32_t label, count;
+  };
+  struct Block {  // the points of some rows of the image, in raster order
+    std::vector<float> x, y, z;
+    std::vector<Span> spans;
+    std::vector<std::int32_t> column;              // of the valid pixels of one row
     std::vector<std::int32_t> valid, kept, place;  // per object
-    std::int64_t count = 0;
+    std::int64_t count = 0, span_count = 0;
     float nearest = 0;
     std::int32_t wrong_label = -1;
   };
@@ -181,10 +185,15 @@ class VoxelFeatures {
     float weight[4];
     std::int32_t offset;
   };
-  void plan_voxel(std::int64_t voxel, const Projection& projection, std::int64_t padded_width);
+  struct Sample {  // the four pixels around a point's position; share 0 marks a point outside the image
+    std::int32_t x, y;
+    float right, below, share;
+  };
+  std::int64_t plan_voxel(const Sample* samples, std::int64_t count, const Projection& projection,
+                          std::int64_t padded_width, Segment* segments) const;
 
   std::vector<std::int32_t> start_, order_, segment_count_;
-  std::vector<float> column_, row_;  // sampling position of every point, in `order_`
+  std::vector<Sample> samples_;  // per point, in `order_`
   std::vector<Segment> segments_;
 };
 

@@ -54,7 +54,7 @@ void OctreeBuild::sort_object(std::int64_t object, const float* points) {
   const float cells = static_cast<float>(1 << depth_);
   std::uint64_t* runs = runs_.data() + first;
   std::int64_t run_count = 0;
-  std::uint32_t previous = 0;
+  std::uint32_t previous = ~std::uint32_t{0};  // no cell: those have thirty bits
   bad_point_[object] = -1;
   for (std::int64_t i = first; i < last; ++i) {
     const float x = (points[3 * i] + 1.0f) * half_cells, y = (points[3 * i + 1] + 1.0f) * half_cells,
@@ -63,12 +63,14 @@ void OctreeBuild::sort_object(std::int64_t object, const float* points) {
       bad_point_[object] = i;
       return;
     }
-    const std::uint32_t key = morton_encode(static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(y),
-                                            static_cast<std::uint32_t>(z));
-    if (run_count == 0 || key != previous) {
-      runs[run_count] = static_cast<std::uint64_t>(key) << 32 | static_cast<std::uint64_t>(run_count);
+    const std::uint32_t a = static_cast<std::uint32_t>(static_cast<std::int32_t>(x)),
+                        b = static_cast<std::uint32_t>(static_cast<std::int32_t>(y)),
+                        c = static_cast<std::uint32_t>(static_cast<std::int32_t>(z));
+    const std::uint32_t cell = a << 20 | b << 10 | c;
+    if (cell != previous) {
+      runs[run_count] = static_cast<std::uint64_t>(morton_encode(a, b, c)) << 32 | static_cast<std::uint64_t>(run_count);
       ++run_count;
-      previous = key;
+      previous = cell;
     }
     run_of_point_[i] = static_cast<std::int32_t>(run_count - 1);
   }
