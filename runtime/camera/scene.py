@@ -64,10 +64,10 @@ def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[Sce
     Objects are placed by rejection of their bounding circles; when they do not fit into the disc of that radius (mm),
     all are made smaller and placed again.
     """
-    first_kind, first_colour = int(rng.integers(len(_KINDS))), int(rng.integers(len(_COLOURS)))
+    kinds, first_colour = rng.permutation(len(_KINDS)), int(rng.integers(len(_COLOURS)))
     scale = 1.0
     while True:
-        shapes = [_KINDS[(first_kind + i) % len(_KINDS)](rng, scale) for i in range(count)]
+        shapes = [_KINDS[kinds[i % len(_KINDS)]](rng, scale) for i in range(count)]
         rotations = [_resting_rotation(rng, shape) for shape in shapes]
         footprints = [_footprint(shape, rotation) for shape, rotation in zip(shapes, rotations, strict=True)]
         centres = _place(rng, [radius_height[0] for radius_height in footprints], radius)

@@ -104,15 +104,17 @@ class SimulatedCamera:
         rng = np.random.default_rng(seed)
         focal = _FOCAL_AT_640 * width / 640
         self.intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], np.float32)
+        v, u = np.mgrid[:height, :width]
+        self._rays = self._directions(u.ravel(), v.ravel())
         self.seed, self.width, self.height = seed, width, height
         self._moving, self._depth_noise, self._rate, self._num_frames = moving, depth_noise, rate, num_frames
         self._table = table if table is not None else TABLES[int(rng.integers(len(TABLES)))]
         # From farther away when there is more to see, within a wrist camera's 0.5 to 0.9 m.
-        self._range = float(np.clip(rng.uniform(520, 600) + 22 * num_objects, 520, 860))
+        self._range = float(np.clip(rng.uniform(470, 540) + 20 * num_objects, 500, 860))
         self._tilt = float(np.radians(rng.uniform(24, 40)))
         self._azimuth = float(rng.uniform(0, 2 * np.pi))
         visible_half = self._range * min(width, height) / (2 * focal)
-        self.scene = make_scene(rng, num_objects, radius=0.82 * visible_half)
+        self.scene = make_scene(rng, num_objects, radius=min(0.82 * visible_half, 62 * np.sqrt(num_objects)))
         self._index = 0
         self._truth: GroundTruth | None = None
 
@@ -135,8 +137,7 @@ class SimulatedCamera:
         """Frame number `index` and the truth about it, independent of `read()`."""
         camera_pose = self._camera_pose(index)
         eye, rotation = camera_pose[:3, 3], camera_pose[:3, :3]
-        v, u = np.mgrid[: self.height, : self.width]
-        directions = self._directions(u.ravel(), v.ravel()) @ rotation.T
+        directions = self._rays @ rotation.T
         depth, labels, covered = cast(self.scene, eye, directions)
         visible = np.bincount(labels + 1, minlength=len(self.scene) + 1)[1:]
         rng = np.random.default_rng((self.seed, index))
@@ -200,18 +201,20 @@ class SimulatedCamera:
         edge[1:] |= down
         edge[:-1] |= down
         v, u = np.nonzero(edge)
-        total = np.zeros((len(u), 3))
-        for du, dv in ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375)):
-            directions = self._directions(u + du, v + dv) @ rotation.T
-            depth, hit, _ = cast(self.scene, eye, directions)
-            total += shade(self.scene, self._table, eye, directions, depth, hit)
-        colour[edge.ravel()] = total / 4
+        rays = [
+            self._directions(u + du, v + dv)
+            for du, dv in ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+        ]
+        directions = np.concatenate(rays) @ rotation.T
+        depth, hit, _ = cast(self.scene, eye, directions)
+        samples = shade(self.scene, self._table, eye, directions, depth, hit)
+        colour[edge.ravel()] = samples.reshape(len(rays), -1, 3).mean(axis=0)
         return colour
 
     def _developed(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 sRGB with a little sensor noise from linear colour."""
-        display = np.clip(colour, 0, 1) ** (1 / 2.2) * 255
-        display += rng.normal(0, 1.5, display.shape)
+        display = np.clip(colour, 0, 1) ** np.float32(1 / 2.2) * 255
+        display += 1.5 * rng.standard_normal(display.shape, np.float32)
         return np.clip(np.rint(display), 0, 255).astype(np.uint8).reshape(self.height, self.width, 3)
 
 
@@ -233,11 +236,13 @@ def cast(
     labels = np.full(len(directions), -1, np.int32)
     covered = np.zeros(len(scene), np.int64)
     squared_length = np.einsum("ni,ni->n", directions, directions)
+    to_centres = np.array([item.pose[:3, 3] - eye for item in scene])
+    along = to_centres @ directions.T
     for i, item in enumerate(scene):
-        to_centre = item.pose[:3, 3] - eye
-        along = directions @ to_centre
+        to_centre = to_centres[i]
         margin = to_centre @ to_centre - item.shape.bounding_radius**2
-        rays = np.flatnonzero((along > 0) & (along**2 >= squared_length * margin))  # those that meet the bounding sphere
+        # Only the rays that meet the bounding sphere.
+        rays = np.flatnonzero((along[i] > 0) & (along[i] ** 2 >= squared_length * margin))
         rotation = item.pose[:3, :3]
         t = item.shape.intersect(-to_centre @ rotation, directions[rays] @ rotation)
         covered[i] = np.count_nonzero(np.isfinite(t))
