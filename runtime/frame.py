@@ -46,16 +46,16 @@ class Frame:
 
     def __post_init__(self) -> None:
         rgb = _checked_rgb(self.rgb)
-        depth, repaired = _checked_depth(self.depth, rgb.shape[:2])
-        for attribute, value in (
-            ("rgb", rgb),
-            ("depth", depth),
-            ("repaired_depth", repaired),
-            ("intrinsics", check_intrinsics(self.intrinsics, rgb.shape[1], rgb.shape[0])),
-        ):
-            object.__setattr__(self, attribute, value)
+        object.__setattr__(self, "intrinsics", check_intrinsics(self.intrinsics, rgb.shape[1], rgb.shape[0]))
+        self._check_measurements()
+
+    def _check_measurements(self) -> None:
+        shape = self.rgb.shape[:2]
+        depth, repaired = _checked_depth(self.depth, shape)
+        object.__setattr__(self, "depth", depth)
+        object.__setattr__(self, "repaired_depth", repaired)
         if self.mask is not None:
-            object.__setattr__(self, "mask", _checked_mask(self.mask, rgb.shape[:2]))
+            object.__setattr__(self, "mask", _checked_mask(self.mask, shape))
             if not self.object_ids():
                 raise FrameError(
                     f"mask holds no object: every pixel is background, {self.background_id}; "
@@ -137,8 +137,12 @@ class Frame:
         return np.stack([x * self.depth, y[:, None] * self.depth, self.depth], axis=-1)
 
     def _replaced(self, **changes: object) -> Frame:
-        kept = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "repaired_depth"}
-        return Frame(**{**kept, **changes})
+        """A copy with changes. The intrinsics are not judged again: a small crop may lie far from the optical axis."""
+        frame = object.__new__(Frame)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(frame, name, changes.get(name, getattr(self, name)))
+        frame._check_measurements()
+        return frame
 
 
 def check_object_count(object_ids: tuple[int, ...], limit: int) -> None:
