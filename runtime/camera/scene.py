@@ -70,7 +70,7 @@ def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[Sce
         shapes = [_KINDS[kinds[i % len(_KINDS)]](rng, scale) for i in range(count)]
         rotations = [_resting_rotation(rng, shape) for shape in shapes]
         footprints = [_footprint(shape, rotation) for shape, rotation in zip(shapes, rotations, strict=True)]
-        centres = _place(rng, [radius_height[0] for radius_height in footprints], radius)
+        centres = _place(rng, np.array([circle for circle, _ in footprints]), radius)
         if centres is not None:
             break
         scale *= 0.93
@@ -127,16 +127,18 @@ def _footprint(shape: Shape, rotation: np.ndarray) -> tuple[float, float]:
     return circle, float(corners[:, 2].max())
 
 
-def _place(rng: np.random.Generator, circles: list[float], radius: float) -> list[np.ndarray] | None:
-    """(2,) centres of circles that keep apart, the largest placed first; None when 200 tries do not find a place."""
-    centres: dict[int, np.ndarray] = {}
-    for i in sorted(range(len(circles)), key=lambda i: -circles[i]):
-        for _ in range(200):
-            angle, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform()) * max(radius - circles[i], 0)
-            centre = reach * np.array([np.cos(angle), np.sin(angle)])
-            if all(np.linalg.norm(centre - at) >= circles[i] + circles[j] + _GAP_MM for j, at in centres.items()):
-                centres[i] = centre
-                break
-        else:
+def _place(rng: np.random.Generator, circles: np.ndarray, radius: float) -> np.ndarray | None:
+    """(n, 2) centres of circles that keep apart, the largest placed first; None when 200 tries do not find a place."""
+    if np.sum((circles + _GAP_MM / 2) ** 2) > 0.5 * radius**2:
+        return None  # too dense for rejection to succeed
+    centres = np.full((len(circles), 2), np.inf)
+    for i in np.argsort(-circles, kind="stable"):
+        angle, share = rng.uniform(0, 2 * np.pi, 200), rng.uniform(size=200)
+        reach = np.sqrt(share) * max(radius - circles[i], 0)
+        tries = np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=1)
+        gaps = np.linalg.norm(tries[:, None] - centres, axis=2) - circles - circles[i]
+        free = np.flatnonzero((gaps >= _GAP_MM).all(axis=1))
+        if len(free) == 0:
             return None
-    return [centres[i] for i in range(len(circles))]
+        centres[i] = tries[free[0]]
+    return centres
