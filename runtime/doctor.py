@@ -11,8 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -88,15 +89,25 @@ def print_report(checks: list[Check], console: Console | None = None) -> int:
             table.add_section()
         style = "bold red" if check.required and check.status == "missing" else styles[check.status]
         heading = check.group if check.group != group else ""
-        table.add_row(Text(heading, style="bold"), Text(check.name), Text(check.status, style=style), Text(check.detail))
+        table.add_row(
+            Text(heading, style="bold"), Text(check.name), Text(check.status, style=style), Text(check.detail)
+        )
         group = check.group
     console.print(table)
     fixes = [check for check in checks if check.fix and check.status != "ok"]
     for check in sorted(fixes, key=lambda check: not check.required):
         urgency = "required" if check.required else "optional" if check.status == "missing" else "advice"
-        console.print(Text(f"{urgency:>8}  {check.name}: ", style="bold" if check.required else ""), Text(check.fix), soft_wrap=True)
+        console.print(
+            Text(f"{urgency:>8}  {check.name}: ", style="bold" if check.required else ""),
+            Text(check.fix),
+            soft_wrap=True,
+        )
     code = exit_code(checks)
-    console.print(Text("Something required is missing." if code else "Ready.", style="bold red" if code else "bold green"))
+    console.print(
+        Text(
+            "Something required is missing." if code else "Ready.", style="bold red" if code else "bold green"
+        )
+    )
     return code
 
 
@@ -120,16 +131,25 @@ def _machine(root: Path) -> list[Check]:
             "disk",
             "ok" if free >= MIN_DISK_GIB else "warn",
             f"{free:.1f} GiB free in {Path.cwd()}",
-            "" if free >= MIN_DISK_GIB else f"free some space: bundles and engines take up to {MIN_DISK_GIB:g} GiB",
+            ""
+            if free >= MIN_DISK_GIB
+            else f"free some space: bundles and engines take up to {MIN_DISK_GIB:g} GiB",
         ),
     ]
 
 
 def _processor(root: Path) -> Check:
     info = _text(root / "proc/cpuinfo")
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())
+    }
     flags = set(fields.get("flags", fields.get("Features", "")).split())
-    levels = (("AVX-512", {"avx512f", "avx512bw"}), ("AVX2 + FMA", {"avx2", "fma"}), ("NEON", {"asimd"}), ("SSE4", {"sse4_2"}))
+    levels = (
+        ("AVX-512", {"avx512f", "avx512bw"}),
+        ("AVX2 + FMA", {"avx2", "fma"}),
+        ("NEON", {"asimd"}),
+        ("SSE4", {"sse4_2"}),
+    )
     level = next((name for name, needed in levels if needed <= flags), None)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = f"{usable} of {os.cpu_count()} cores usable"
@@ -149,8 +169,14 @@ def _memory(root: Path) -> Check:
         return Check("machine", "memory", "warn", "unknown: /proc/meminfo cannot be read")
     total, available = (int(fields[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
     enough = available >= MIN_MEMORY_GIB
-    fix = "" if enough else f"close other programs: a bundle for large frames takes up to {MIN_MEMORY_GIB:g} GiB"
-    return Check("machine", "memory", "ok" if enough else "warn", f"{available:.1f} of {total:.1f} GiB free", fix)
+    fix = (
+        ""
+        if enough
+        else f"close other programs: a bundle for large frames takes up to {MIN_MEMORY_GIB:g} GiB"
+    )
+    return Check(
+        "machine", "memory", "ok" if enough else "warn", f"{available:.1f} of {total:.1f} GiB free", fix
+    )
 
 
 def _native() -> list[Check]:
@@ -202,27 +228,52 @@ def _imported(module: str, fix: str) -> Check:
 
 def _extra(extra: str, modules: tuple[str, ...], purpose: str) -> Check:
     absent = [module for module in modules if not _present(module)]
-    detail = f"{purpose}: {', '.join(absent)} not installed" if absent else f"{purpose}: {', '.join(map(_versioned, modules))}"
+    detail = (
+        f"{purpose}: {', '.join(absent)} not installed"
+        if absent
+        else f"{purpose}: {', '.join(map(_versioned, modules))}"
+    )
     fix = install_command(extra) if absent else ""
     return Check("packages", f"extra [{extra}]", "missing" if absent else "ok", detail, fix)
 
 
 def _nvidia(root: Path) -> list[Check]:
-    release, model = _text(root / "etc/nv_tegra_release"), _text(root / "proc/device-tree/model").strip("\0\n ")
+    release, model = (
+        _text(root / "etc/nv_tegra_release"),
+        _text(root / "proc/device-tree/model").strip("\0\n "),
+    )
     if release or "jetson" in model.lower():
         return [
-            Check("NVIDIA", "Jetson", "ok", ", ".join(part for part in (model, release.split(", GCID")[0].strip("# \n")) if part)),
+            Check(
+                "NVIDIA",
+                "Jetson",
+                "ok",
+                ", ".join(part for part in (model, release.split(", GCID")[0].strip("# \n")) if part),
+            ),
             _power_mode(root),
-            _python_package("tensorrt", "sudo apt-get install nvidia-jetpack, then make the virtual environment with --system-site-packages"),
+            _python_package(
+                "tensorrt",
+                "sudo apt-get install nvidia-jetpack; virtual environments need --system-site-packages",
+            ),
             _python_package("pycuda", install_command("jetson")),
         ]
-    query = _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"])
+    query = _output(
+        ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
+    )
     if query is None:
         absent = "none found: the CPU executor is used"
-        return [Check("NVIDIA", "GPU", "missing", absent), *(
-            Check("NVIDIA", module, "ok" if _present(module) else "missing", _versioned(module) if _present(module) else "not needed without a GPU")
-            for module in ("tensorrt", "pycuda")
-        )]
+        return [
+            Check("NVIDIA", "GPU", "missing", absent),
+            *(
+                Check(
+                    "NVIDIA",
+                    module,
+                    "ok" if _present(module) else "missing",
+                    _versioned(module) if _present(module) else "not needed without a GPU",
+                )
+                for module in ("tensorrt", "pycuda")
+            ),
+        ]
     return [
         Check("NVIDIA", "GPU", "ok", "; ".join(line.strip() for line in query.splitlines())),
         _python_package("tensorrt", "pip install tensorrt"),
@@ -235,12 +286,19 @@ def _power_mode(root: Path) -> Check:
     answer = _output(["nvpmodel", "-q"])
     if answer is None:
         return Check("NVIDIA", "power mode", "warn", "nvpmodel -q gave no answer", "sudo nvpmodel -q")
-    mode = next((line.split(":", 1)[1].strip() for line in answer.splitlines() if "Power Mode" in line), answer.strip())
+    mode = next(
+        (line.split(":", 1)[1].strip() for line in answer.splitlines() if "Power Mode" in line),
+        answer.strip(),
+    )
     if mode.upper().startswith("MAXN"):
         return Check("NVIDIA", "power mode", "ok", mode)
     # The number of the fastest mode differs between modules.
     offered = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(MAXN\w*)", _text(root / "etc/nvpmodel.conf"))
-    number = max(offered, key=lambda entry: len(entry[1]))[0] if offered else "<number of MAXN in /etc/nvpmodel.conf>"
+    number = (
+        max(offered, key=lambda entry: len(entry[1]))[0]
+        if offered
+        else "<number of MAXN in /etc/nvpmodel.conf>"
+    )
     return Check("NVIDIA", "power mode", "warn", mode, f"sudo nvpmodel -m {number} && sudo jetson_clocks")
 
 
@@ -248,7 +306,8 @@ def _cameras(root: Path) -> list[Check]:
     rules = [path for folder in _UDEV_FOLDERS for path in (root / folder).glob("*realsense*.rules")]
     fix = (
         "sudo curl -fsSLo /etc/udev/rules.d/99-realsense-libusb.rules "
-        "https://raw.githubusercontent.com/IntelRealSense/librealsense/master/config/99-realsense-libusb.rules "
+        "https://raw.githubusercontent.com/IntelRealSense/librealsense/master/config/"
+        "99-realsense-libusb.rules "
         "&& sudo udevadm control --reload-rules && sudo udevadm trigger"
     )
     found = str(rules[0]) if rules else "no *realsense*.rules: a camera can only be opened as root"
@@ -273,11 +332,17 @@ def _present(module: str) -> bool:
 
 def _versioned(module: str) -> str:
     """`name version`, without importing; the name alone when its distribution is called otherwise."""
-    names = importlib.metadata.packages_distributions().get(module, [module])
+    names = _distributions().get(module, [module])
     try:
         return f"{module} {importlib.metadata.version(names[0])}"
     except importlib.metadata.PackageNotFoundError:
         return module
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Distributions by import name; takes a second to gather."""
+    return importlib.metadata.packages_distributions()
 
 
 def _output(command: list[str]) -> str | None:
@@ -296,5 +361,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-

@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-
 from zerograsp_edge.runtime.errors import OutputError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.overlay import draw_overlay, object_colour
 from zerograsp_edge.runtime.result import Result
 
-_POINT = np.dtype(
-    [
-        *((name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")),
-        *((name, "u1") for name in ("red", "green", "blue")),
-        ("object_id", "<i4"),
-    ]
+# One point of points.ply: name, NumPy type, PLY type.
+_PROPERTIES = (
+    *((name, "<f4", "float") for name in ("x", "y", "z", "nx", "ny", "nz")),
+    *((name, "u1", "uchar") for name in ("red", "green", "blue")),
+    ("object_id", "<i4", "int"),
 )
-_PLY_TYPES = {"<f4": "float", "|u1": "uchar", "<i4": "int"}
+_POINT = np.dtype([(name, kind) for name, kind, _ in _PROPERTIES])
 # glTF: y up, z towards the viewer; camera optical frame: y down, z away.
 _GLTF_FROM_CAMERA = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -36,7 +34,7 @@ def write_outputs(folder: str | Path, frame: Frame, result: Result, *, mesh: boo
         mesh: also extract and write `mesh.glb`, which needs the extra `mesh`.
 
     Returns:
-        The files written.
+        The files written; `mesh.glb` is not among them when no object has a surface.
 
     Raises:
         OutputError: disk full, no permission, or `folder` is a file.
@@ -57,7 +55,7 @@ def write_outputs(folder: str | Path, frame: Frame, result: Result, *, mesh: boo
         "overlay.png": lambda path: write_overlay(path, frame, result),
         "timings.json": lambda path: write_timings(path, result),
     }
-    if mesh:
+    if mesh and any(len(item.points) and len(item.mesh().faces) for item in result.objects):
         writers["mesh.glb"] = lambda path: write_mesh(path, result)
     for name, write in writers.items():
         write(folder / name)
@@ -76,7 +74,7 @@ def write_points(path: Path, result: Result) -> None:
             part[normal] = item.normals[:, axis]
         part["red"], part["green"], part["blue"] = object_colour(item.index)
         part["object_id"] = item.object_id
-    properties = [f"property {_PLY_TYPES[kind]} {name}" for name, kind in _POINT.descr]
+    properties = [f"property {kind} {name}" for name, _, kind in _PROPERTIES]
     header = [
         "ply",
         "format binary_little_endian 1.0",
@@ -106,19 +104,25 @@ def write_mesh(path: Path, result: Result) -> None:
         mesh = item.mesh().copy()
         mesh.apply_scale(1e-3)
         colour = [*(np.array(object_colour(item.index)) / 255) ** 2.2, 1.0]  # glTF wants linear colour
-        material = trimesh.visual.material.PBRMaterial(baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.6)
+        material = trimesh.visual.material.PBRMaterial(
+            baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.6
+        )
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=f"object_{item.object_id}", geom_name=f"object_{item.object_id}")
     if not scene.geometry:
-        raise OutputError(f"{path} was not written: none of the {len(result.objects)} objects has a surface to mesh")
+        raise OutputError(
+            f"{path} was not written: none of the {len(result.objects)} objects has a surface to mesh"
+        )
     scene.apply_transform(_GLTF_FROM_CAMERA)
     with _replacing(path) as file:
         file.write(scene.export(file_type="glb"))
 
 
 def write_grasps(path: Path, result: Result) -> None:
-    """NPZ of all grasps, best first, camera optical frame, metres: the arrays of `Grasps`, the 17-column rows of the
-    GraspNet API as `graspnet`, and `metadata` (JSON)."""
+    """NPZ of all grasps, best first, metres, camera optical frame.
+
+    Holds the arrays of `Grasps`, the 17-column rows of the GraspNet API as `graspnet`, and `metadata` (JSON).
+    """
     grasps = result.grasps
     metadata = {
         "frame": result.name,
@@ -163,7 +167,7 @@ def write_timings(path: Path, result: Result) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends without error, and leaves no trace when it does not.
+    """A file that takes the place of `path` when the block ends without error, and else leaves no trace.
 
     The content is gathered in memory first, so an error of its maker is never mistaken for one of the disk.
     """

@@ -1,9 +1,8 @@
-"""A picture of a result: instance tints and outlines, object numbers, and the best grasps as gripper wireframes."""
+"""A picture of a result: instance tints and outlines, object numbers, the best grasps as wireframes."""
 
 from __future__ import annotations
 
 import numpy as np
-
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.result import Grasps, Result
 
@@ -38,11 +37,14 @@ def gripper_wireframe(grasps: Grasps) -> tuple[np.ndarray, np.ndarray]:
     """Lines of grippers in the grasps' frame, m.
 
     Returns:
-        (G, 4, 3): finger tip, finger back, finger back, finger tip; (G, 2, 3): middle of the palm, end of the handle.
+        (G, 4, 3): finger tip, finger back, finger back, finger tip; (G, 2, 3): middle of the palm, end of
+        the handle.
     """
     half, tip = grasps.width / 2, grasps.depth
     zero, back = np.zeros_like(half), np.full_like(half, _FINGER_BACK_M)
-    fingers = np.stack([tip, -half, zero, back, -half, zero, back, half, zero, tip, half, zero], axis=1).reshape(-1, 4, 3)
+    fingers = np.stack(
+        [tip, -half, zero, back, -half, zero, back, half, zero, tip, half, zero], axis=1
+    ).reshape(-1, 4, 3)
     handle = np.tile(np.array([[_FINGER_BACK_M, 0, 0], [_HANDLE_M, 0, 0]], np.float32), (len(grasps), 1, 1))
     turn, shift = grasps.rotation.transpose(0, 2, 1), grasps.translation[:, None]
     return fingers @ turn + shift, handle @ turn + shift
@@ -117,7 +119,15 @@ def _draw_grasps(
         for thickness, ink in ((6, (16, 16, 18)), (3, tuple(int(c) for c in colour))):
             cv2.polylines(picture, pixels, False, ink, thickness, cv2.LINE_AA, shift=4)
         for tip in (pixels[0][0], pixels[0][-1]):
-            cv2.circle(picture, tuple(int(c) for c in tip), 4 * 16, tuple(int(c) for c in colour), -1, cv2.LINE_AA, shift=4)
+            cv2.circle(
+                picture,
+                tuple(int(c) for c in tip),
+                4 * 16,
+                tuple(int(c) for c in colour),
+                -1,
+                cv2.LINE_AA,
+                shift=4,
+            )
     return drawn, (low, high)
 
 
@@ -132,7 +142,9 @@ def _project(points: np.ndarray, intrinsics: np.ndarray, factor: int) -> np.ndar
 def _score_colours(unit: np.ndarray) -> np.ndarray:
     """(n, 3) uint8 RGB from 0 (red) over yellow to 1 (green)."""
     stops = np.array([(232, 62, 60), (250, 204, 60), (70, 214, 100)], np.float32)
-    return np.stack([np.interp(unit, (0, 0.5, 1), stops[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+    return np.stack(
+        [np.interp(unit, (0, 0.5, 1), stops[:, channel]) for channel in range(3)], axis=-1
+    ).astype(np.uint8)
 
 
 def _draw_numbers(picture: np.ndarray, frame: Frame, result: Result, factor: int) -> None:

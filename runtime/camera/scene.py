@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ class SceneObject:
 def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[SceneObject, ...]:
     """`count` objects resting on the table around its origin, apart from each other.
 
-    Objects are placed by rejection of their bounding circles; when they do not fit into the disc of that radius (mm),
-    all are made smaller and placed again.
+    Objects are placed by rejection of their bounding circles; when they do not fit into the disc of that
+    radius (mm), all are made smaller and placed again.
     """
     kinds, first_colour = rng.permutation(len(_KINDS)), int(rng.integers(len(_COLOURS)))
     scale = 1.0
@@ -75,7 +74,9 @@ def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[Sce
             break
         scale *= 0.93
     objects = []
-    for i, (shape, rotation, (_, height), centre) in enumerate(zip(shapes, rotations, footprints, centres, strict=True)):
+    for i, (shape, rotation, (_, height), centre) in enumerate(
+        zip(shapes, rotations, footprints, centres, strict=True)
+    ):
         pose = np.eye(4)
         pose[:3, :3] = rotation
         pose[:3, 3] = (*centre, height)
@@ -85,12 +86,13 @@ def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[Sce
 
 
 def _box(rng: np.random.Generator, scale: float) -> Shape:
-    return Box(tuple(float(v) for v in scale * rng.uniform((22, 14, 28), (42, 26, 55))))
+    x, y, z = (float(v) for v in scale * rng.uniform((22, 14, 28), (42, 26, 55)))
+    return Box((x, y, z))
 
 
 def _rounded_box(rng: np.random.Generator, scale: float) -> Shape:
-    half = scale * rng.uniform((20, 16, 24), (36, 28, 44))
-    return RoundedBox(tuple(float(v) for v in half), float(0.45 * half.min()))
+    x, y, z = (float(v) for v in scale * rng.uniform((20, 16, 24), (36, 28, 44)))
+    return RoundedBox((x, y, z), 0.45 * min(x, y, z))
 
 
 def _cylinder(rng: np.random.Generator, scale: float) -> Shape:
@@ -121,14 +123,16 @@ def _resting_rotation(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 def _footprint(shape: Shape, rotation: np.ndarray) -> tuple[float, float]:
     """Radius of a circle around the object seen from above, and the height of its centre over the table."""
-    corners = np.stack(np.meshgrid(*[(-1, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * shape.half_extents
+    corners = (
+        np.stack(np.meshgrid(*[(-1, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * shape.half_extents
+    )
     corners = corners @ rotation.T
     circle = min(float(np.hypot(corners[:, 0], corners[:, 1]).max()), shape.bounding_radius)
     return circle, float(corners[:, 2].max())
 
 
 def _place(rng: np.random.Generator, circles: np.ndarray, radius: float) -> np.ndarray | None:
-    """(n, 2) centres of circles that keep apart, the largest placed first; None when 200 tries do not find a place."""
+    """(n, 2) centres of circles that keep apart, the largest placed first; None when 200 tries fail."""
     if np.sum((circles + _GAP_MM / 2) ** 2) > 0.5 * radius**2:
         return None  # too dense for rejection to succeed
     centres = np.full((len(circles), 2), np.inf)

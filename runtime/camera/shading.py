@@ -1,9 +1,8 @@
-"""Colours for the simulated camera: textures, a soft key light with shadows, and ambient light from the sky."""
+"""Colours for the simulated camera: textures, a soft key light with shadows, and light from the sky."""
 
 from __future__ import annotations
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.scene import SceneObject
 
 TABLES = ("wood", "grid")
@@ -22,7 +21,12 @@ _OCCLUSION_REACH_MM = 35.0
 
 
 def shade(
-    scene: tuple[SceneObject, ...], table: str, eye: np.ndarray, directions: np.ndarray, t: np.ndarray, labels: np.ndarray
+    scene: tuple[SceneObject, ...],
+    table: str,
+    eye: np.ndarray,
+    directions: np.ndarray,
+    t: np.ndarray,
+    labels: np.ndarray,
 ) -> np.ndarray:
     """(n, 3) linear colour of ray hits.
 
@@ -60,7 +64,11 @@ def shade(
 
 
 def _light_fraction(
-    scene: tuple[SceneObject, ...], points: np.ndarray, normals: np.ndarray, label: np.ndarray, towards: np.ndarray
+    scene: tuple[SceneObject, ...],
+    points: np.ndarray,
+    normals: np.ndarray,
+    label: np.ndarray,
+    towards: np.ndarray,
 ) -> np.ndarray:
     """(n,) share of the light that points see; only points that face it (`towards`) are looked at."""
     lit = np.ones(len(points), _F)
@@ -76,7 +84,9 @@ def _light_fraction(
         local = _to_object(item, start[near] - centre)
         for sample in _LIGHT_SAMPLES:
             direction = np.broadcast_to(_to_object(item, sample), local.shape)
-            lit[facing[near]] -= np.isfinite(item.shape.intersect(local, direction)) * _F(1 / len(_LIGHT_SAMPLES))
+            lit[facing[near]] -= np.isfinite(item.shape.intersect(local, direction)) * _F(
+                1 / len(_LIGHT_SAMPLES)
+            )
     return np.maximum(lit, 0)
 
 
@@ -94,7 +104,7 @@ def _openness(scene: tuple[SceneObject, ...], points: np.ndarray, label: np.ndar
 
 
 def _to_centres(scene: tuple[SceneObject, ...], points: np.ndarray) -> np.ndarray:
-    """(n, objects) squared distance of points to the objects' centres; its rounding, below 1 mm^2, is harmless here."""
+    """(n, objects) squared distance of points to the objects' centres, rounded by less than 1 mm^2."""
     centres = np.array([item.pose[:3, 3] for item in scene], _F)
     own = np.einsum("ni,ni->n", points, points)[:, None] + np.einsum("ni,ni->n", centres, centres)
     return own - 2 * (points @ centres.T)
@@ -130,11 +140,17 @@ def _wood(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x = x + 4000 * _hash(plank + 17)
     warp = 5 * np.sin(x / 97 + 6 * tone) + 2.2 * np.sin(x / 31 + y / 23) + 9 * np.sin(x / 310 + 3 * tone)
     grain = 0.5 + 0.5 * np.sin((y + warp) * (0.42 + 0.16 * tone) + 2.5 * np.sin((y + 2 * warp) / 19))
-    fibre = 0.5 * np.sin(x / 6.5 + 13 * np.sin(y * 0.9)) * np.sin(y * 3.1 + x / 40) + 0.5 * np.sin(y * 1.9 + x / 75)
+    fibre = 0.5 * np.sin(x / 6.5 + 13 * np.sin(y * 0.9)) * np.sin(y * 3.1 + x / 40) + 0.5 * np.sin(
+        y * 1.9 + x / 75
+    )
     bright = 0.86 + 0.20 * (tone - 0.5) + 0.15 * (grain**1.5 - 0.4) + 0.035 * fibre
     seam = _smooth_step(np.abs(y - (plank + 0.5) * 92) - 45.2, 0.5)
     base = np.array([0.42, 0.25, 0.125], _F)
-    return base * (bright * (1 - 0.62 * seam))[:, None] * np.stack([np.ones_like(tone), 1 + 0.05 * grain, 1 + 0.15 * grain], 1)
+    return (
+        base
+        * (bright * (1 - 0.62 * seam))[:, None]
+        * np.stack([np.ones_like(tone), 1 + 0.05 * grain, 1 + 0.15 * grain], 1)
+    )
 
 
 def _grid(x: np.ndarray, y: np.ndarray) -> np.ndarray:

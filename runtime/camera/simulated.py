@@ -1,7 +1,7 @@
 """A camera without hardware: analytic objects on a table, ray-cast, with exact depth, masks and ground truth.
 
-It stands in for a robot-mounted depth camera in demos, tests and benchmarks: everything a real frame has, plus the
-truth. Deterministic: a frame depends on the seed and its index only.
+It stands in for a robot-mounted depth camera in demos, tests and benchmarks: everything a real frame has,
+plus the truth. Deterministic: a frame depends on the seed and its index only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.scene import SceneObject, make_scene
 from zerograsp_edge.runtime.camera.shading import TABLES, shade
 from zerograsp_edge.runtime.errors import EndOfFrames
@@ -32,8 +31,8 @@ class TrueObject:
     Attributes:
         object_id: its value in the instance mask.
         pose: (4, 4), camera <- object, mm.
-        visible_fraction: visible pixels / pixels it would cover if nothing stood before it, in this picture; 0 when hidden
-            or outside.
+        visible_fraction: visible pixels / pixels it would cover if nothing stood before it, in this picture;
+            0 when hidden or outside.
     """
 
     object_id: int
@@ -73,10 +72,11 @@ class SimulatedCamera:
     Args:
         seed: chooses scene, camera path and noise.
         num_objects: 1..32.
-        width, height: picture size, pixels; the focal length is that of a RealSense colour camera, 615 at width 640.
+        width, height: picture size, pixels; the focal length is that of a RealSense colour camera, 615 at
+            width 640.
         moving: False keeps the camera at the first frame's pose.
-        depth_noise: adds what stereo depth has: error growing with z^2, quantised disparity, and holes where one of the
-            two imagers sees a surface and the other does not.
+        depth_noise: adds what stereo depth has: error growing with z^2, quantised disparity, and holes where
+            one of the two imagers sees a surface and the other does not.
         table: `wood` or `grid`; None lets the seed choose.
         rate: frames per second that timestamps and motion are made from.
         num_frames: `read()` ends after that many; None is endless.
@@ -103,7 +103,9 @@ class SimulatedCamera:
             raise ValueError(f"table must be one of {', '.join(TABLES)}, got '{table}'")
         rng = np.random.default_rng(seed)
         focal = _FOCAL_AT_640 * width / 640
-        self.intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], np.float32)
+        self.intrinsics = np.array(
+            [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], np.float32
+        )
         v, u = np.mgrid[:height, :width]
         self._rays = self._directions(u.ravel(), v.ravel())
         self.seed, self.width, self.height = seed, width, height
@@ -121,7 +123,9 @@ class SimulatedCamera:
     def read(self) -> Frame:
         """The next frame; `ground_truth` then belongs to it."""
         if self._num_frames is not None and self._index >= self._num_frames:
-            raise EndOfFrames(f"the simulated camera was asked for {self._num_frames} frames, all have been read")
+            raise EndOfFrames(
+                f"the simulated camera was asked for {self._num_frames} frames, all have been read"
+            )
         frame, self._truth = self.render(self._index)
         self._index += 1
         return frame
@@ -141,7 +145,9 @@ class SimulatedCamera:
         depth, labels, covered = cast(self.scene, eye, directions)
         visible = np.bincount(labels + 1, minlength=len(self.scene) + 1)[1:]
         rng = np.random.default_rng((self.seed, index))
-        colour = self._antialiased(shade(self.scene, self._table, eye, directions, depth, labels), eye, rotation, labels)
+        colour = self._antialiased(
+            shade(self.scene, self._table, eye, directions, depth, labels), eye, rotation, labels
+        )
         exact = np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(self.height, self.width)
         measured = stereo_noise(exact, float(self.intrinsics[0, 0]), rng) if self._depth_noise else exact
         inverse = np.linalg.inv(camera_pose)
@@ -176,7 +182,9 @@ class SimulatedCamera:
         time = index / self._rate if self._moving else 0.0
         azimuth = self._azimuth + 2 * np.pi * time / 40
         reach = self._range * (1 + 0.04 * np.sin(2 * np.pi * time / 7))
-        outward = np.array([np.sin(self._tilt) * np.cos(azimuth), np.sin(self._tilt) * np.sin(azimuth), np.cos(self._tilt)])
+        outward = np.array(
+            [np.sin(self._tilt) * np.cos(azimuth), np.sin(self._tilt) * np.sin(azimuth), np.cos(self._tilt)]
+        )
         target = np.array([0.0, 0.0, 15.0])
         forward = -outward
         right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -191,7 +199,9 @@ class SimulatedCamera:
         focal, cx, cy = self.intrinsics[0, 0], self.intrinsics[0, 2], self.intrinsics[1, 2]
         return np.stack([(u - cx) / focal, (v - cy) / focal, np.ones(len(u))], axis=1)
 
-    def _antialiased(self, colour: np.ndarray, eye: np.ndarray, rotation: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _antialiased(
+        self, colour: np.ndarray, eye: np.ndarray, rotation: np.ndarray, labels: np.ndarray
+    ) -> np.ndarray:
         """Linear colour with the pixels at outlines averaged over four rays each."""
         picture = labels.reshape(self.height, self.width)
         edge = np.zeros(picture.shape, bool)
@@ -228,8 +238,8 @@ def cast(
         directions: (n, 3).
 
     Returns:
-        (n,) ray parameter of the first hit, inf for rays into the sky; (n,) int32 index of the object hit, -1 for the
-        table or nothing; (number of objects,) rays that each object would stop if it stood alone.
+        (n,) ray parameter of the first hit, inf for rays into the sky; (n,) int32 index of the object hit,
+        -1 for the table or nothing; (number of objects,) rays that each object would stop if it stood alone.
     """
     with np.errstate(divide="ignore"):
         nearest = np.where(directions[:, 2] < 0, -eye[2] / directions[:, 2], np.inf)
@@ -252,12 +262,14 @@ def cast(
     return nearest, labels, covered
 
 
-def stereo_noise(depth: np.ndarray, focal: float, rng: np.random.Generator, baseline: float = 50.0) -> np.ndarray:
+def stereo_noise(
+    depth: np.ndarray, focal: float, rng: np.random.Generator, baseline: float = 50.0
+) -> np.ndarray:
     """Depth as a stereo camera would measure it, (H, W) float32 mm; holes are 0.
 
-    Disparity is focal * baseline / z; its error is a smooth field of 0.06 pixels and it is quantised to 1/32 pixel, so the
-    depth error grows with z^2. A pixel whose surface the right imager cannot see, because something to its right in
-    the left picture lands on the same place, has no measurement.
+    Disparity is focal * baseline / z; its error is a smooth field of 0.06 pixels and it is quantised to 1/32
+    pixel, so the depth error grows with z^2. A pixel whose surface the right imager cannot see, because
+    something to its right in the left picture lands on the same place, has no measurement.
 
     Args:
         depth: (H, W) float32 exact depth of the left imager, mm.

@@ -1,4 +1,4 @@
-"""The network's output at the finest depth, decoded into surface points and grasps (spec, "Output at depth 9")."""
+"""The network's output at the finest depth as surface points and grasps (spec, "Output at depth 9")."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from zerograsp_edge.runtime.errors import DecodeError
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction
 
@@ -54,15 +53,21 @@ class OctreeCube:
 
         Goes through the normalised coordinates, as the reference does, so that float32 rounding agrees.
         """
-        normalised = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 ** (1 - depth)) - np.float32(1)
+        normalised = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
+            2.0 ** (1 - depth)
+        ) - np.float32(1)
         half = np.float32(self.edge / 2)
         centres = normalised * half
-        centres[:, 2] = (normalised[:, 2] / np.float32(2) + np.float32(0.5)) * np.float32(self.edge) + np.float32(self.z_min)
+        centres[:, 2] = (normalised[:, 2] / np.float32(2) + np.float32(0.5)) * np.float32(
+            self.edge
+        ) + np.float32(self.z_min)
         return centres
 
 
 def node_coordinates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integer coordinates and object index from (n,) int64 Morton keys (x highest of each triple, object in bits 48+).
+    """Integer coordinates and object index from (n,) int64 Morton keys.
+
+    x is the highest bit of each triple, the object index lies in bits 48 and up.
 
     Returns:
         (n, 3) int32 coordinates, (n,) int32 object index.
@@ -83,8 +88,8 @@ def _every_third_bit(bits: np.ndarray) -> np.ndarray:
 def decode_grasps(signal: np.ndarray, points: np.ndarray, object_id: np.ndarray) -> Grasps:
     """One grasp at every surface point, in the order of the points.
 
-    Where the predicted closing direction is zero or parallel to the approach, no rotation is defined; the closing
-    direction is then any perpendicular one.
+    Where the predicted closing direction is zero or parallel to the approach, no rotation is defined; the
+    closing direction is then any perpendicular one.
 
     Args:
         signal: (n, 14) float32.
@@ -130,13 +135,15 @@ def decode(
         DecodeError: shapes do not fit, an object index has no mask value, or the signal is not finite.
     """
     if signal.ndim != 2 or signal.shape[1] != SIGNAL_CHANNELS or keys.shape != (len(signal),):
-        raise DecodeError(f"expected signal (n, {SIGNAL_CHANNELS}) and keys (n,), got {signal.shape} and {keys.shape}")
+        raise DecodeError(
+            f"expected signal (n, {SIGNAL_CHANNELS}) and keys (n,), got {signal.shape} and {keys.shape}"
+        )
     signal = signal.astype(np.float32, copy=False)
     bad = np.count_nonzero(~np.isfinite(signal).all(axis=1))
     if bad:
         raise DecodeError(
             f"the network's output is not finite at {bad} of {len(signal)} nodes; "
-            "a lower-precision engine may overflow: run `zerograsp-edge verify`, or rebuild with --precision fp32"
+            "a lower-precision engine may overflow: run `zerograsp-edge verify`, or rebuild in fp32"
         )
     nodes, index = node_coordinates(keys)
     if len(index) and (index.min() < 0 or index.max() >= len(object_ids)):

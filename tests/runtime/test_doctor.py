@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-
 from zerograsp_edge.runtime import doctor
 from zerograsp_edge.runtime.doctor import Check, diagnose, exit_code, print_report
 
@@ -26,8 +25,19 @@ def printed(checks: list[Check]) -> tuple[str, int]:
 def test_looks_at_everything_without_importing_torch() -> None:
     loaded = "torch" in sys.modules
     checks = by_name(diagnose())
-    assert {"Python", "processor", "memory", "disk", "Python module", "ONNX Runtime operators", "onnxruntime", "cv2"} <= set(checks)
-    assert {"extra [mesh]", "extra [export]", "tensorrt", "pycuda", "pyrealsense2", "udev rules"} <= set(checks)
+    assert {
+        "Python",
+        "processor",
+        "memory",
+        "disk",
+        "Python module",
+        "ONNX Runtime operators",
+        "onnxruntime",
+        "cv2",
+    } <= set(checks)
+    assert {"extra [mesh]", "extra [export]", "tensorrt", "pycuda", "pyrealsense2", "udev rules"} <= set(
+        checks
+    )
     assert checks["Python"].status == "ok" and checks["numpy"].status == "ok"
     assert ("torch" in sys.modules) == loaded
     for check in checks.values():
@@ -65,7 +75,7 @@ def fake_jetson(root: Path) -> None:
         "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 2000000 kB\n",
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n",
-        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=1 NAME=25W >\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n",
         "lib/udev/rules.d/99-realsense-libusb.rules": "",
     }
     for name, content in files.items():
@@ -76,7 +86,9 @@ def fake_jetson(root: Path) -> None:
 
 def test_jetson_in_a_low_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_jetson(tmp_path)
-    monkeypatch.setattr(doctor, "_output", lambda command: {"nvpmodel": "NV Power Mode: 15W\n0"}.get(command[0]))
+    monkeypatch.setattr(
+        doctor, "_output", lambda command: {"nvpmodel": "NV Power Mode: 15W\n0"}.get(command[0])
+    )
     checks = by_name(diagnose(tmp_path))
     assert "NEON" in checks["processor"].detail
     assert checks["memory"].status == "warn" and "1.9 of 7.6 GiB" in checks["memory"].detail

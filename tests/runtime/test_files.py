@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-
 from zerograsp_edge.runtime.camera.files import FrameFolder, read_frame
 from zerograsp_edge.runtime.camera.intrinsics import read_camera
 from zerograsp_edge.runtime.errors import EndOfFrames, FrameError
@@ -46,7 +45,11 @@ def png(pixels: np.ndarray, colour_type: int, bit_depth: int, palette: bytes = b
     bits = np.unpackbits(pixels[:, :, None], axis=2)[:, :, 8 - bit_depth :].reshape(len(pixels), -1)
     rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bit_depth, colour_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + (chunk(b"PLTE", palette) if palette else b"") + chunk(b"IDAT", zlib.compress(rows))
+    body = (
+        chunk(b"IHDR", header)
+        + (chunk(b"PLTE", palette) if palette else b"")
+        + chunk(b"IDAT", zlib.compress(rows))
+    )
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
@@ -83,7 +86,9 @@ def test_reference_frames(frames_dir: Path, golden: dict[str, np.ndarray]) -> No
 
 
 def test_camera_missing_for_one_frame_is_explained(frames_dir: Path) -> None:
-    with pytest.raises(FrameError, match=r"no camera file for frame '007'; looked for 007\.meta\.yml, .*camera\.json"):
+    with pytest.raises(
+        FrameError, match=r"no camera file for frame '007'; looked for 007\.meta\.yml, .*camera\.json"
+    ):
         FrameFolder(frames_dir)["007"]
 
 
@@ -110,7 +115,11 @@ def test_as_a_camera(tmp_path: Path) -> None:
         with pytest.raises(EndOfFrames, match="holds 2 frames"):
             camera.read()
     looping = FrameFolder(tmp_path, loop=True, rate=1)
-    assert [(f.name, f.timestamp) for f in (looping.read() for _ in range(3))] == [("a", 0), ("b", 1), ("a", 2)]
+    assert [(f.name, f.timestamp) for f in (looping.read() for _ in range(3))] == [
+        ("a", 0),
+        ("b", 1),
+        ("a", 2),
+    ]
 
 
 def test_mask_is_optional(tmp_path: Path) -> None:
@@ -127,7 +136,9 @@ def test_mask_ids_survive_palettes_and_few_bits(tmp_path: Path, bit_depth: int, 
     mask[3:20, 4:30], mask[25:, 7:] = 1, 2**bit_depth - 1
     # Two entries of one colour, and a bright first one: indices must not be derived from colours.
     colours = bytes([255, 255, 255]) + bytes([9, 9, 9]) * (2**bit_depth - 1)
-    (tmp_path / "000.mask.png").write_bytes(png(mask, 3, bit_depth, colours) if palette else png(mask, 0, bit_depth))
+    (tmp_path / "000.mask.png").write_bytes(
+        png(mask, 3, bit_depth, colours) if palette else png(mask, 0, bit_depth)
+    )
     np.testing.assert_array_equal(FrameFolder(tmp_path)["000"].mask, mask)
 
 
@@ -167,7 +178,9 @@ def test_damaged_picture_is_named(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x10
     path.write_bytes(data)
-    with pytest.raises(FrameError, match=r"000\.depth\.png cannot be used: it is damaged: wrong checksum in its IDAT"):
+    with pytest.raises(
+        FrameError, match=r"000\.depth\.png cannot be used: it is damaged: wrong checksum in its IDAT"
+    ):
         FrameFolder(tmp_path)["000"]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from zerograsp_edge.runtime.errors import FrameError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 
@@ -107,7 +106,10 @@ def test_valid_arrays_are_not_copied() -> None:
         ({"rgb": np.zeros((0, W, 3), np.uint8)}, "rgb must have shape"),
         ({"depth": np.ones((H, W - 1), np.float32)}, r"\(48, 64\) \(rows, columns\), got \(48, 63\)"),
         ({"depth": np.ones((H, W, 1), np.float32)}, "depth must have the size of rgb"),
-        ({"depth": np.ones((H, W), np.uint8)}, "depth must be float32 or uint16 millimetres, got an array of uint8"),
+        (
+            {"depth": np.ones((H, W), np.uint8)},
+            "depth must be float32 or uint16 millimetres, got an array of uint8",
+        ),
         ({"depth": np.ones((H, W), np.int32)}, "got an array of int32"),
         ({"depth": np.zeros((H, W), np.float32)}, "depth has no valid pixel"),
         ({"depth": np.full((H, W), np.nan, np.float32)}, "depth has no valid pixel"),

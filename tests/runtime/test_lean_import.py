@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 import zerograsp_edge.runtime as runtime
 from zerograsp_edge.runtime.errors import MissingExtra
 from zerograsp_edge.runtime.extras import require
@@ -19,11 +18,26 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert not loaded_by("import zerograsp_edge.runtime") & {"numpy", "cv2", "onnxruntime", "torch", "trimesh", "yaml", "rich"}
+    assert not loaded_by("import zerograsp_edge.runtime") & {
+        "numpy",
+        "cv2",
+        "onnxruntime",
+        "torch",
+        "trimesh",
+        "yaml",
+        "rich",
+    }
 
 
 def test_exported_names_exist_and_stay_lean() -> None:
-    heavy = loaded_by("from zerograsp_edge.runtime import *") & {"cv2", "torch", "scipy", "skimage", "trimesh", "rich"}
+    heavy = loaded_by("from zerograsp_edge.runtime import *") & {
+        "cv2",
+        "torch",
+        "scipy",
+        "skimage",
+        "trimesh",
+        "rich",
+    }
     assert not heavy
     for name in runtime.__all__:
         assert getattr(runtime, name) is not None
@@ -31,13 +45,15 @@ def test_exported_names_exist_and_stay_lean() -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'; it offers .*Frame"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'Nonsense'; it offers .*Frame"):
         _ = runtime.Nonsense
 
 
 def test_require_names_package_extra_and_purpose() -> None:
     assert require("json", "mesh").__name__ == "json"
-    with pytest.raises(MissingExtra, match=r"'no_such' is needed to dance and is not installed; .*'zerograsp-edge\[sim\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"'no_such' is needed to dance and is not installed; .*'zerograsp-edge\[sim\]'"
+    ):
         require("no_such.part", "sim", "dance")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction, Result
 
 
@@ -12,7 +11,13 @@ def grasps(count: int, seed: int = 0, object_id: int = 1) -> Grasps:
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.normal(size=(count, 3, 3)))
     rotation[:, :, 2] *= np.linalg.det(rotation)[:, None]
-    values = (rng.random(count), rng.random(count) * 0.1, rng.random(count) * 0.04, rotation, rng.normal(size=(count, 3)))
+    values = (
+        rng.random(count),
+        rng.random(count) * 0.1,
+        rng.random(count) * 0.04,
+        rotation,
+        rng.normal(size=(count, 3)),
+    )
     return Grasps(*(value.astype(np.float32) for value in values), np.full(count, object_id, np.int32))
 
 
@@ -58,14 +63,30 @@ def test_transformed_poses_are_the_product() -> None:
 def test_wrong_shapes_are_named() -> None:
     given = grasps(3)
     with pytest.raises(ValueError, match=r"rotation must have shape \(3, 3, 3\), got \(3, 9\)"):
-        Grasps(given.score, given.width, given.depth, given.rotation.reshape(3, 9), given.translation, given.object_id)
+        Grasps(
+            given.score,
+            given.width,
+            given.depth,
+            given.rotation.reshape(3, 9),
+            given.translation,
+            given.object_id,
+        )
     with pytest.raises(ValueError, match=r"\(G, 17\)"):
         Grasps.from_graspnet(np.zeros((2, 16)))
 
 
 def test_result_orders_the_grasps_of_all_objects() -> None:
     parts = [
-        ObjectReconstruction(i, i - 1, *[np.empty((0, 3))] * 2, np.empty(0), np.empty((0, 3)), np.zeros(3), 2.5, grasps(3, i, i))
+        ObjectReconstruction(
+            i,
+            i - 1,
+            *[np.empty((0, 3))] * 2,
+            np.empty(0),
+            np.empty((0, 3)),
+            np.zeros(3),
+            2.5,
+            grasps(3, i, i),
+        )
         for i in (1, 2)
     ]
     every = Result(tuple(parts)).grasps

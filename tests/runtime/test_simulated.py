@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 from zerograsp_edge.runtime.camera.simulated import MAX_OBJECTS, GroundTruth, SimulatedCamera, stereo_noise
 from zerograsp_edge.runtime.errors import EndOfFrames
@@ -98,10 +97,13 @@ def test_objects_rest_on_the_table_and_keep_apart() -> None:
 
 
 def test_visible_fraction_counts_occlusion() -> None:
-    frame, truth = shot(0, 5)
-    assert [item.object_id for item in truth.objects] == [1, 2, 3, 4, 5]
+    shots = (shot(seed, 8) for seed in range(20))
+    frame, truth = next(
+        pair for pair in shots if min(item.visible_fraction for item in pair[1].objects) < 0.9
+    )
+    assert [item.object_id for item in truth.objects] == [1, 2, 3, 4, 5, 6, 7, 8]
     fractions = [item.visible_fraction for item in truth.objects]
-    assert all(0 <= fraction <= 1 for fraction in fractions) and min(fractions) < 0.97
+    assert all(0 <= fraction <= 1 for fraction in fractions)
     hidden = int(np.argmin(fractions))
     alone = truth.objects[hidden]
     u, v = np.meshgrid(np.arange(frame.width), np.arange(frame.height))
