@@ -59,7 +59,8 @@ def extract_mesh(
     volume = _distance_volume(nodes - corner, sdf / voxel_size, normals)
     outside = measure.label(volume > 0, connectivity=1)
     outside = outside == outside[0, 0, 0]
-    volume = np.where(outside, np.maximum(volume, _MIN_DISTANCE), np.minimum(-np.abs(volume), -_MIN_DISTANCE))
+    magnitude = np.maximum(np.abs(volume), np.float32(_MIN_DISTANCE))
+    volume = np.where(outside, magnitude, -magnitude)
     while (volume < 0).any():
         vertices, faces, _, _ = measure.marching_cubes(
             volume.astype(np.float32), 0.0, gradient_direction="descent"
@@ -100,14 +101,15 @@ def _distance_volume(nodes: np.ndarray, sdf: np.ndarray, normals: np.ndarray) ->
         normals: (n, 3).
     """
     shape = tuple(nodes.max(axis=0) + _PADDING + 1)
-    size = int(np.prod(shape))
-    flat = np.ravel_multi_index(tuple(nodes.T), shape)
-    total, weight = np.zeros(size), np.zeros(size)
-    for step in np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3):
-        target = flat + step @ (shape[1] * shape[2], shape[2], 1)
-        near = 1.0 / max(int(step @ step), 1)
-        total += np.bincount(target, near * (sdf + normals @ step), minlength=size)
-        weight += np.bincount(target, np.full(len(target), near), minlength=size)
-    volume = np.divide(total, weight, out=np.ones(size), where=weight > 0)
+    steps = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    flat = nodes @ strides
+    target = (flat[:, None] + steps @ strides).ravel()
+    continued = (sdf[:, None] + normals @ steps.T).ravel()
+    near = np.tile(1.0 / np.maximum((steps * steps).sum(axis=1), 1), len(nodes))
+    # Only voxels that something is known about are gathered: the box is mostly empty.
+    known, place = np.unique(target, return_inverse=True)
+    volume = np.ones(int(np.prod(shape)), np.float32)
+    volume[known] = np.bincount(place, near * continued) / np.bincount(place, near)
     volume[flat] = sdf
     return np.clip(volume, -1, 1).reshape(shape)

@@ -101,7 +101,7 @@ def decode_grasps(signal: np.ndarray, points: np.ndarray, object_id: np.ndarray)
     approach[undefined] = -_unit(signal[undefined, NORMAL])
     tangent = signal[:, CLOSING]
     residual = tangent - approach * np.einsum("ni,ni->n", approach, tangent)[:, None]
-    parallel = np.linalg.norm(residual, axis=1) <= 1e-6 * np.linalg.norm(tangent, axis=1)
+    parallel = _length(residual) <= 1e-6 * _length(tangent)
     if parallel.any():
         smallest_axis = np.eye(3, dtype=np.float32)[np.abs(approach[parallel]).argmin(axis=1)]
         residual[parallel] = np.cross(approach[parallel], smallest_axis)
@@ -139,8 +139,8 @@ def decode(
             f"expected signal (n, {SIGNAL_CHANNELS}) and keys (n,), got {signal.shape} and {keys.shape}"
         )
     signal = signal.astype(np.float32, copy=False)
-    bad = np.count_nonzero(~np.isfinite(signal).all(axis=1))
-    if bad:
+    if not np.isfinite(signal).all():
+        bad = np.count_nonzero(~np.isfinite(signal).all(axis=1))
         raise DecodeError(
             f"the network's output is not finite at {bad} of {len(signal)} nodes; "
             "a lower-precision engine may overflow: run `zerograsp-edge verify`, or rebuild in fp32"
@@ -174,4 +174,9 @@ def decode(
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; zero stays zero (the guard is that of the reference, 1e-12)."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    return vectors / np.maximum(_length(vectors), np.float32(1e-12))[:, None]
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """(n,) lengths of (n, 3) rows."""
+    return np.sqrt(np.einsum("ni,ni->n", vectors, vectors))
