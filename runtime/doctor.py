@@ -306,7 +306,7 @@ def _cameras(root: Path) -> list[Check]:
     rules = [path for folder in _UDEV_FOLDERS for path in (root / folder).glob("*realsense*.rules")]
     fix = (
         "sudo curl -fsSLo /etc/udev/rules.d/99-realsense-libusb.rules "
-        "https://raw.githubusercontent.com/IntelRealSense/librealsense/master/config/"
+        "https://raw.githubusercontent.com/realsenseai/librealsense/master/config/"
         "99-realsense-libusb.rules "
         "&& sudo udevadm control --reload-rules && sudo udevadm trigger"
     )

@@ -63,19 +63,15 @@ def read_frame(
             f"{rgb} is {size[0]}x{size[1]} pixels, its camera file is for {camera.size[0]}x{camera.size[1]}"
         )
     scale = depth_scale if depth_scale is not None else camera.depth_scale
+    millimetres = _read_depth(depth, 1.0 if scale is None else scale)
+    ids = None if mask is None else _read_mask(Path(mask))
+    short_name = rgb.name.split(".")[0]
     try:
         return Frame(
-            rgb=picture,
-            depth=_read_depth(depth, 1.0 if scale is None else scale),
-            intrinsics=camera.intrinsics,
-            mask=None if mask is None else _read_mask(Path(mask)),
-            timestamp=timestamp,
-            name=rgb.name.split(".")[0] if name is None else name,
+            picture, millimetres, camera.intrinsics, ids, timestamp, short_name if name is None else name
         )
     except FrameError as error:
-        raise FrameError(
-            f"{rgb.parent / rgb.name.split('.')[0]}: {error}" if str(rgb) not in str(error) else str(error)
-        ) from error
+        raise FrameError(f"{rgb.parent / short_name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -138,23 +134,7 @@ class FrameFolder:
             if which not in self.names:
                 raise FrameError(f"{self.folder} has no frame '{which}'; it has: {', '.join(self.names)}")
             which = self.names.index(which)
-        files = self.files[which]
-        camera: Intrinsics | None = self._camera if self._camera is not None else files.camera
-        if camera is None:
-            looked = [f"{files.name}.{name}" for name in _CAMERA_NAMES] + list(_CAMERA_NAMES)
-            raise FrameError(
-                f"{self.folder}: no camera file for frame '{files.name}'; looked for {', '.join(looked)}; "
-                "write one with fx, fy, cx, cy, or give the intrinsics"
-            )
-        return read_frame(
-            files.rgb,
-            files.depth,
-            camera,
-            files.mask,
-            depth_scale=self._depth_scale,
-            timestamp=(which % len(self)) / self._rate,
-            name=files.name,
-        )
+        return self._load(self.files[which], (which % len(self)) / self._rate)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[position] for position in range(len(self)))
@@ -180,6 +160,24 @@ class FrameFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _load(self, files: FrameFiles, timestamp: float) -> Frame:
+        camera: Intrinsics | None = self._camera if self._camera is not None else files.camera
+        if camera is None:
+            looked = [f"{files.name}.{name}" for name in _CAMERA_NAMES] + list(_CAMERA_NAMES)
+            raise FrameError(
+                f"{self.folder}: no camera file for frame '{files.name}'; looked for {', '.join(looked)}; "
+                "write one with fx, fy, cx, cy, or give the intrinsics"
+            )
+        return read_frame(
+            files.rgb,
+            files.depth,
+            camera,
+            files.mask,
+            depth_scale=self._depth_scale,
+            timestamp=timestamp,
+            name=files.name,
+        )
 
 
 def find_frames(folder: Path) -> tuple[FrameFiles, ...]:
@@ -217,10 +215,11 @@ def find_frames(folder: Path) -> tuple[FrameFiles, ...]:
 
 def _by_name(folder: Path, kind: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    flat = [(path.name[: -len(f".{kind}{path.suffix}")], path) for path in folder.glob(f"*.{kind}.*")]
+    flat = [(path.stem.removesuffix(f".{kind}"), path) for path in folder.glob(f"*.{kind}.*")]
+    flat = [(name, path) for name, path in flat if name != path.stem]
     nested = [(path.stem, path) for sub in _SUBFOLDERS[kind] for path in (folder / sub).glob("*")]
     for name, path in flat + nested:
-        if path.suffix.lower() not in suffixes or not name:
+        if path.suffix.lower() not in suffixes:
             continue
         if name in found:
             raise FrameError(

@@ -122,6 +122,20 @@ def test_as_a_camera(tmp_path: Path) -> None:
     ]
 
 
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    write_flat(tmp_path, "shot.rgb.2")
+    for name in ("notes.txt", "shot.rgb.2.preview.png", "shot.depth.txt"):
+        (tmp_path / name).write_text("")
+    assert FrameFolder(tmp_path).names == ("shot.rgb.2",)
+
+
+def test_two_pictures_of_one_kind_are_refused(tmp_path: Path) -> None:
+    write_flat(tmp_path)
+    np.save(tmp_path / "000.depth.npy", pictures()[1])
+    with pytest.raises(FrameError, match="frame '000' has two depth pictures"):
+        FrameFolder(tmp_path)
+
+
 def test_mask_is_optional(tmp_path: Path) -> None:
     write_flat(tmp_path)
     (tmp_path / "000.mask.png").unlink()
