@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zerograsp_edge.runtime.errors import ZeroGraspError
+
 from .network.config import ConfigError, NetworkConfig
 from .network.zerograsp import ZeroGrasp
 
@@ -36,7 +38,7 @@ _FORMAT_VERSION = "1"
 _NAMES_SHOWN = 40
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ZeroGraspError, ValueError):
     """A file that is no checkpoint of the given network; the message lists what does not fit.
 
     `problems` has all names behind each kind of misfit, where the message stops after a few dozen.
@@ -176,7 +178,9 @@ def load_state(network: ZeroGrasp, state: Mapping[str, Tensor], source: str = "s
     network.load_state_dict(state, strict=True)
 
 
-def load_network(path: str | os.PathLike[str], config: NetworkConfig | None = None) -> ZeroGrasp:
+def load_network(
+    path: str | os.PathLike[str], config: NetworkConfig | None = None, default: NetworkConfig | None = None
+) -> ZeroGrasp:
     """A network with a checkpoint's weights, in evaluation mode.
 
     Args:
@@ -184,16 +188,18 @@ def load_network(path: str | os.PathLike[str], config: NetworkConfig | None = No
         config: the network's sizes; may be left out for a file of `save_network`, which carries them. Its
             `posterior` may be False where the file has a posterior; everything else must agree with what the
             file carries.
+        default: the network that a file without a configuration is taken for.
     """
     state, metadata = read_state(path)
     recorded = _recorded_config(path, metadata)
     if config is None:
-        if recorded is None:
+        if recorded is None and default is None:
             raise CheckpointError(
                 f"{path}: carries no network configuration; say which network it is, "
                 "for the published checkpoint NetworkConfig.published()"
             )
-        config = recorded
+        config = recorded or default
+        assert config is not None
     elif recorded is not None:
         _check_same_config(path, recorded, config)
     network = ZeroGrasp(config)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from zerograsp_edge.runtime.errors import ZeroGraspError
+
 IMAGE_ENCODERS = ("unet_resnext50_32x4d", "small", "rgb")
 
 # normal 3, signed distance, graspness, quality, closing direction 3, approach 3, standoff depth, width
 SIGNAL_CHANNELS = 14
 
 
-class ConfigError(ValueError):
+class ConfigError(ZeroGraspError, ValueError):
     """A network configuration that names unknown fields or whose sizes do not fit together."""
 
 
