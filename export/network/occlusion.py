@@ -54,7 +54,7 @@ def kernel_occlusion(
     Returns:
         (N, 2, r, r, r) float32 of 0 and 1: occluded by the object itself, occluded by a neighbour.
     """
-    from zerograsp_edge.kernels import occlusion_field
+    from zerograsp_edge.kernels.occlusion import occlusion_field
 
     flags = occlusion_field(
         np.ascontiguousarray(centres.detach().cpu().numpy(), np.float32),
