@@ -125,7 +125,7 @@ def key_sets(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
     return keys, num_objects, depth, radius
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(key_sets(), st.sampled_from([1, 3]))
 def test_active_grid_equals_twin(case: tuple[np.ndarray, int, int, int], threads: int) -> None:
     got = output_octree.active_grid(*case, threads=threads)
