@@ -55,7 +55,6 @@ bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::in
   if (split_count_ == 0) {  // the published rule: a depth never stays without a split node
     split_[0] = 1;
     split_count_ = 1;
-    for (std::size_t b = 1; b < blocks; ++b) block_split_[b] = 1;
   }
   return bad == 0;
 }
