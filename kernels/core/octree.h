@@ -185,15 +185,17 @@ class VoxelFeatures {
     float weight[4];
     std::int32_t offset;
   };
-  struct Sample {  // the four pixels around a point's position; share 0 marks a point outside the image
+  struct Sample {  // the upper left of the four pixels around a point's position, and the position from there
     std::int32_t x, y;
-    float right, below, share;
+    float right, below;
   };
-  std::int64_t plan_voxel(const Sample* samples, std::int64_t count, const Projection& projection,
-                          std::int64_t padded_width, Segment* segments) const;
+  void project(std::int64_t first, std::int64_t last, const float* points, const Projection& projection);
+  std::int64_t plan_voxel(std::int64_t voxel, const Projection& projection, std::int64_t padded_width,
+                          Segment* segments);
 
   std::vector<std::int32_t> start_, order_, segment_count_;
-  std::vector<Sample> samples_;  // per point, in `order_`
+  std::vector<float> column_, row_;  // where each point samples the feature map, pixels
+  std::vector<Sample> samples_;      // of the points in `order_`
   std::vector<Segment> segments_;
 };
 

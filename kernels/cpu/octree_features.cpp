@@ -16,7 +16,7 @@ namespace {
 
 using Vector = float __attribute__((vector_size(16)));
 
-constexpr std::int64_t kVoxelsPerBlock = 1024;
+constexpr std::int64_t kVoxelsPerBlock = 1024, kPointsPerBlock = 8192;
 constexpr int kLanes = 4;   // pixels of a segment
 constexpr int kPlanes = 8;  // channels of a pass
 constexpr int kAhead = 12;  // segments to prefetch ahead: a voxel's pixels are nowhere near the next one's in memory
@@ -42,43 +42,73 @@ inline Vector totals(Vector a, Vector b, Vector c, Vector d) {
 
 }  // namespace
 
-// Weights of the pixels that a voxel's samples touch; returns the number of segments, at most two per sample.
-std::int64_t VoxelFeatures::plan_voxel(const Sample* samples, std::int64_t count, const Projection& projection,
-                                       std::int64_t padded_width, Segment* segments) const {
-  const std::int32_t width = static_cast<std::int32_t>(projection.width), height = static_cast<std::int32_t>(projection.height);
+void VoxelFeatures::project(std::int64_t first, std::int64_t last, const float* points, const Projection& projection) {
+  const float* k = projection.intrinsics;
+  const float half = projection.half_extent, near = projection.z_min, w = static_cast<float>(projection.width),
+              h = static_cast<float>(projection.height);
+  float *column = column_.data(), *row = row_.data();
+  for (std::int64_t i = first; i < last; ++i) {
+    const float* p = points + 3 * i;
+    const float x = p[0] * half, y = p[1] * half, z = (p[2] * 0.5f + 0.5f) * (2.0f * half) + near;
+    const float scale = (k[6] * x + k[7] * y + k[8] * z) + 1e-4f;
+    const float u = 2.0f * ((k[0] * x + k[1] * y + k[2] * z) / scale / w - 0.5f);
+    const float v = 2.0f * ((k[3] * x + k[4] * y + k[5] * z) / scale / h - 0.5f);
+    column[i] = (u + 1.0f) * 0.5f * (w - 1.0f);  // align_corners
+    row[i] = (v + 1.0f) * 0.5f * (h - 1.0f);
+  }
+}
+
+// Weights of the pixels that a voxel's points touch; returns the number of segments, at most two per point.
+std::int64_t VoxelFeatures::plan_voxel(std::int64_t voxel, const Projection& projection, std::int64_t padded_width,
+                                       Segment* segments) {
+  const std::int32_t width = static_cast<std::int32_t>(projection.width);
+  const std::int32_t height = static_cast<std::int32_t>(projection.height);
   const std::int32_t last_begin = static_cast<std::int32_t>(padded_width) - kLanes;
-  std::int64_t segment_count = 0;
-  // Columns x .. x + n - 1 (n <= 4) of row y; a segment that would leave the map moves left. Zero padding: what lies
-  // outside the image weighs nothing.
-  const auto emit = [&](std::int32_t y, std::int32_t x, int n, const float* weight) {
+  const std::int64_t points = start_[voxel + 1] - start_[voxel];
+  const float share = 1.0f / static_cast<float>(points), w = static_cast<float>(width), h = static_cast<float>(height);
+  std::int64_t segment_count = 0, count = 0;
+  // Columns x .. x + 3 of row y; a segment that would leave the map moves left. Zero padding: what lies outside the
+  // image weighs nothing.
+  const auto emit = [&](std::int32_t y, std::int32_t x, const float* weight) {
     if (y < 0 || y >= height) return;
     const std::int32_t begin = std::min(std::max(x, 0), last_begin);
     Segment& segment = segments[segment_count++];
-    segment = {};
     segment.offset = static_cast<std::int32_t>(y * padded_width) + begin;
-    for (int k = 0; k < n; ++k)
+    if (begin == x && x + kLanes <= width) {
+      std::memcpy(segment.weight, weight, sizeof segment.weight);
+      return;
+    }
+    std::fill_n(segment.weight, kLanes, 0.0f);
+    for (int k = 0; k < kLanes; ++k)
       if (x + k >= 0 && x + k < width) segment.weight[x + k - begin] = weight[k];
   };
 
+  Sample* samples = samples_.data() + start_[voxel];
   std::int32_t left = width, right = -2, top = height, bottom = -2;
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (samples[i].share == 0.0f) continue;
-    left = std::min(left, samples[i].x);
-    right = std::max(right, samples[i].x + 1);
-    top = std::min(top, samples[i].y);
-    bottom = std::max(bottom, samples[i].y + 1);
+  for (std::int64_t i = start_[voxel]; i < start_[voxel + 1]; ++i) {
+    const float column = column_[order_[i]], row = row_[order_[i]];
+    if (!(column > -1.0f && column < w && row > -1.0f && row < h)) continue;  // no pixel of the image is near
+    Sample& sample = samples[count++];
+    sample.x = static_cast<std::int32_t>(column + 1.0f) - 1;  // floor, as column > -1
+    sample.y = static_cast<std::int32_t>(row + 1.0f) - 1;
+    sample.right = column - static_cast<float>(sample.x);
+    sample.below = row - static_cast<float>(sample.y);
+    left = std::min(left, sample.x);
+    right = std::max(right, sample.x + 1);
+    top = std::min(top, sample.y);
+    bottom = std::max(bottom, sample.y + 1);
   }
+  if (count == 0) return 0;
   const std::int32_t columns = right - left + 1, rows = bottom - top + 1;
   const std::int32_t row_segments = (columns + kLanes - 1) / kLanes;
   const bool patch_fits = rows <= kPatchRows && columns <= kPatchColumns && rows * row_segments <= 2 * count;
   float patch[kPatchRows][kPatchColumns];
-  if (patch_fits) std::fill_n(patch[0], std::max(rows, 0) * kPatchColumns, 0.0f);
+  if (patch_fits) std::fill_n(patch[0], rows * kPatchColumns, 0.0f);
   for (std::int64_t i = 0; i < count; ++i) {
     const Sample& sample = samples[i];
-    if (sample.share == 0.0f) continue;
-    const float below = sample.below * sample.share, above = (1.0f - sample.below) * sample.share;
-    const float upper[2] = {(1.0f - sample.right) * above, sample.right * above};
-    const float lower[2] = {(1.0f - sample.right) * below, sample.right * below};
+    const float below = sample.below * share, above = (1.0f - sample.below) * share;
+    const float upper[kLanes] = {(1.0f - sample.right) * above, sample.right * above};
+    const float lower[kLanes] = {(1.0f - sample.right) * below, sample.right * below};
     if (patch_fits) {
       float* at = &patch[sample.y - top][sample.x - left];
       at[0] += upper[0];
@@ -86,13 +116,13 @@ std::int64_t VoxelFeatures::plan_voxel(const Sample* samples, std::int64_t count
       at[kPatchColumns] += lower[0];
       at[kPatchColumns + 1] += lower[1];
     } else {
-      emit(sample.y, sample.x, 2, upper);
-      emit(sample.y + 1, sample.x, 2, lower);
+      emit(sample.y, sample.x, upper);
+      emit(sample.y + 1, sample.x, lower);
     }
   }
   if (patch_fits)
     for (std::int32_t r = 0; r < rows; ++r)
-      for (std::int32_t c = 0; c < columns; c += kLanes) emit(top + r, left + c, std::min(kLanes, columns - c), patch[r] + c);
+      for (std::int32_t c = 0; c < columns; c += kLanes) emit(top + r, left + c, patch[r] + c);
   return segment_count;
 }
 
@@ -103,6 +133,8 @@ bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std
   reserve(start_, static_cast<std::size_t>(voxels + 2));
   reserve(order_, static_cast<std::size_t>(count));
   if (channels > 0) {
+    reserve(column_, static_cast<std::size_t>(count));
+    reserve(row_, static_cast<std::size_t>(count));
     reserve(samples_, static_cast<std::size_t>(count));
     reserve(segment_count_, static_cast<std::size_t>(voxels));
     reserve(segments_, static_cast<std::size_t>(2 * count + kAhead));
@@ -121,42 +153,28 @@ bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std
   const std::int64_t row_length = 3 + channels;
   const float half_cells = static_cast<float>(1 << depth) * 0.5f;
   const std::size_t blocks = static_cast<std::size_t>((voxels + kVoxelsPerBlock - 1) / kVoxelsPerBlock);
-  const float* k = projection.intrinsics;
-  const float half = projection.half_extent, w = static_cast<float>(projection.width),
-              h = static_cast<float>(projection.height);
+  if (channels > 0)
+    parallel_for(parallel, static_cast<std::size_t>((count + kPointsPerBlock - 1) / kPointsPerBlock), [&](std::size_t b) {
+      const std::int64_t first = static_cast<std::int64_t>(b) * kPointsPerBlock;
+      project(first, std::min(first + kPointsPerBlock, count), points, projection);
+    });
   parallel_for(parallel, blocks, [&](std::size_t b) {
-    const std::int64_t first = static_cast<std::int64_t>(b) * kVoxelsPerBlock, last = std::min(first + kVoxelsPerBlock, voxels);
+    const std::int64_t first = static_cast<std::int64_t>(b) * kVoxelsPerBlock;
+    const std::int64_t last = std::min(first + kVoxelsPerBlock, voxels);
     Segment* segments = channels > 0 ? segments_.data() + 2 * static_cast<std::int64_t>(start_[first]) : nullptr;
     for (std::int64_t v = first; v < last; ++v) {
-      const float points_here = static_cast<float>(start_[v + 1] - start_[v]), share = 1.0f / points_here;
+      const float points_here = static_cast<float>(start_[v + 1] - start_[v]);
       float sum[3] = {0, 0, 0};
       for (std::int64_t i = start_[v]; i < start_[v + 1]; ++i) {
         const float* p = points + 3 * static_cast<std::int64_t>(order_[i]);
         for (int axis = 0; axis < 3; ++axis) sum[axis] += (p[axis] + 1.0f) * half_cells;
-        if (channels == 0) continue;
-        const float x = p[0] * half, y = p[1] * half, z = (p[2] * 0.5f + 0.5f) * (2.0f * half) + projection.z_min;
-        const float scale = (k[6] * x + k[7] * y + k[8] * z) + 1e-4f;
-        const float u = 2.0f * ((k[0] * x + k[1] * y + k[2] * z) / scale / w - 0.5f);
-        const float t = 2.0f * ((k[3] * x + k[4] * y + k[5] * z) / scale / h - 0.5f);
-        const float column = (u + 1.0f) * 0.5f * (w - 1.0f), row = (t + 1.0f) * 0.5f * (h - 1.0f);  // align_corners
-        Sample& sample = samples_[static_cast<std::size_t>(i)];
-        if (column > -1.0f && column < w && row > -1.0f && row < h) {
-          sample.x = static_cast<std::int32_t>(column + 1.0f) - 1;  // floor, as column > -1
-          sample.y = static_cast<std::int32_t>(row + 1.0f) - 1;
-          sample.right = column - static_cast<float>(sample.x);
-          sample.below = row - static_cast<float>(sample.y);
-          sample.share = share;
-        } else {
-          sample.share = 0.0f;
-        }
       }
       for (int axis = 0; axis < 3; ++axis) {
         const float mean = sum[axis] / points_here;
         out[v * row_length + axis] = (mean - std::trunc(mean)) - 0.5f;
       }
       if (channels > 0) {
-        const std::int64_t planned =
-            plan_voxel(samples_.data() + start_[v], start_[v + 1] - start_[v], projection, padded_width, segments);
+        const std::int64_t planned = plan_voxel(v, projection, padded_width, segments);
         segment_count_[v] = static_cast<std::int32_t>(planned);
         segments += planned;
       }

@@ -75,9 +75,8 @@ void split_neighbours_of_grid(const Parallel& parallel, int depth, std::int64_t 
     for (std::int64_t node = first; node < last; ++node) {
       if (children[node] < 0) continue;
       const std::int32_t* grid = children + node / cells * cells;
-      std::int32_t* out = split_neighbours + static_cast<std::int64_t>(children[node]) * kTaps;
-      for (int tap = 0; tap < kTaps; ++tap)
-        out[tap] = grid_neighbour_rank(static_cast<std::uint32_t>(node % cells), 1 << depth, grid, tap);
+      grid_neighbour_ranks(static_cast<std::uint32_t>(node % cells), 1 << depth, grid,
+                           split_neighbours + static_cast<std::int64_t>(children[node]) * kTaps, 1);
     }
   });
 }

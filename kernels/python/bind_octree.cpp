@@ -105,7 +105,8 @@ void bind_octree(nb::module_& m) {
       .def("split_counts",
            [](const OctreeBuild& self, Array<std::int64_t, 2> counts) {
              for (int d = 0; d <= self.depth(); ++d)
-               for (std::int64_t o = 0; o < self.objects(); ++o) counts.data()[d * self.objects() + o] = self.split_count(d, o);
+               for (std::int64_t o = 0; o < self.objects(); ++o)
+                 counts.data()[d * self.objects() + o] = self.split_count(d, o);
            },
            nb::arg().noconvert())
       .def("write", &write_octree, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(),

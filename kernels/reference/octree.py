@@ -1,7 +1,6 @@
 """NumPy twins of the octree kernels: slow, readable, the truth in tests.
 
-Same arguments and results as `zerograsp_edge.kernels.octree` and `zerograsp_edge.kernels.output_octree`, without
-buffers and threads.
+Same arguments and results as `kernels.octree` and `kernels.output_octree`, without buffers and threads.
 """
 
 from __future__ import annotations
@@ -198,15 +197,15 @@ def active_grid(keys: NDArray[np.int64], num_objects: int, depth: int = 4, radiu
         near[key >> OBJECT_SHIFT] |= np.abs(cell - morton_decode(key, depth)).max(-1) <= radius
     if n <= 2 * radius:
         near[:] = True
-    near = near.reshape(-1)
     active = int(near.sum())
 
     virtual = np.where(cell < n // 2, np.minimum(cell, radius), 2 * radius - np.minimum(n - 1 - cell, radius))
     virtual_row = active + virtual @ np.array([width * width, width, 1])
-    rows = np.where(near, np.cumsum(near) - 1, np.tile(virtual_row, num_objects)).astype(np.int32)
+    is_row = near.reshape(-1)
+    rows = np.where(is_row, np.cumsum(is_row) - 1, np.tile(virtual_row, num_objects)).astype(np.int32)
 
     all_keys = (np.arange(n**3) | (np.arange(num_objects)[:, None] << OBJECT_SHIFT)).reshape(-1)
-    nodes = neighbours_by_search(all_keys, depth)[near]
+    nodes = neighbours_by_search(all_keys, depth)[is_row]
     neighbours: NDArray[np.int64] = np.where(nodes >= 0, rows[nodes], -1)
     if n > 2 * radius:
         virtual_cell = np.stack(np.unravel_index(np.arange(width**3), (width,) * 3), -1)[:, None] + DIRECTIONS

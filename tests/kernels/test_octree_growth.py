@@ -75,6 +75,14 @@ def test_growth_is_the_published_one(golden: dict[str, np.ndarray]) -> None:
         parents = got.split_neighbours
 
 
+def test_a_node_splits_when_none_wants_to() -> None:
+    keys = full_grid(3, 4)
+    got = output_octree.grow(np.zeros((len(keys), 2), np.float32), None, keys, 4)
+    assert got.children[0] == 0 and (got.children[1:] == -1).all()
+    np.testing.assert_array_equal(got.next_keys, np.arange(8))
+    np.testing.assert_array_equal(got.split_neighbours, [[-1] * 13 + [0] + [-1] * 13])
+
+
 def test_forced_splits_win_over_logits() -> None:
     keys = full_grid(1, 1)
     forced = np.array([0, 1, 0, 0, 0, 0, 0, 1], bool)
@@ -125,7 +133,7 @@ def key_sets(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
     return keys, num_objects, depth, radius
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(key_sets(), st.sampled_from([1, 3]))
 def test_active_grid_equals_twin(case: tuple[np.ndarray, int, int, int], threads: int) -> None:
     got = output_octree.active_grid(*case, threads=threads)

@@ -68,6 +68,21 @@ def test_points_equal_twin(frame: tuple[np.ndarray, np.ndarray, int], threads: i
     np.testing.assert_array_equal(valid_labels, np.where(valid, labels, -1))
 
 
+@pytest.mark.parametrize(
+    ("pixel", "far"),
+    [((20, 0), 1300), ((20, 63), 1300), ((0, 31), 2000), ((40, 31), 2000), ((20, 32), 1600)],
+    ids=["left", "right", "above", "below", "behind"],
+)
+def test_each_side_of_the_cube_clips(pixel: tuple[int, int], far: float) -> None:
+    depth, labels = np.zeros((41, 64), np.float32), np.zeros((41, 64), np.int32)
+    depth[20, 31] = 700 if pixel == (20, 32) else far  # a point on the optical axis stays
+    depth[pixel] = far
+    got = points.points_from_depth(depth, labels, K, 1)
+    assert got.counts == [1] and got.valid_counts == [2]
+    np.testing.assert_array_equal(got.points, reference.points_from_depth(depth, labels, K, 1).points)
+    assert np.abs(got.points[0, :2]).max() < 0.05
+
+
 def test_points_are_the_published_ones(golden: dict[str, np.ndarray], frames_dir: Path) -> None:
     depth, labels = golden_frame(golden, frames_dir)
     got = points.points_from_depth(depth, labels, golden["K"], len(golden["obj_ids"]))
