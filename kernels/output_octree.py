@@ -50,7 +50,8 @@ def grow(
     """Splits the nodes of a depth whose logits say so.
 
     A node splits when logits[:, 1] > logits[:, 0]; a tie leaves it empty and so does NaN, which is counted.
-    If none splits, node 0 does (the published rule).
+    If none splits, node 0 does (the published rule), but at the last depth, where a surface may be
+    empty.
 
     Args:
         logits: (R, C >= 2) float32, of which the first two columns decide. None with `forced`.
@@ -99,7 +100,7 @@ def grow(
             )
 
     growth = (workspace or Workspace()).growth
-    if not growth.decide(logits, rows, forced, nodes, threads):
+    if not growth.decide(logits, rows, forced, nodes, parents is not None, threads):
         raise ValueError(
             f"rows: expected 0 to {len(logits) - 1 if logits is not None else 2**31 - 2} (rows of logits)"
         )

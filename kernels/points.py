@@ -43,6 +43,7 @@ def points_from_depth(
     grid_size: float = 80.0,
     min_lod: int = 4,
     *,
+    z_margin: int = 5,
     margin: float = 0.01,
     min_depth: float = 10.0,
     out: NDArray[np.float32] | None = None,
@@ -53,7 +54,8 @@ def points_from_depth(
     """Points of the masked pixels, normalised to the octree's cube and clipped to it.
 
     The cube's edge is 2^min_lod * grid_size mm, centred on the optical axis; its near side is
-    z_min = floor(nearest z / grid_size) * grid_size - 5 * grid_size, over all masked valid pixels.
+    z_min = floor(nearest z / grid_size) * grid_size - z_margin * grid_size, over all masked valid
+    pixels.
 
     Args:
         depth: (H, W) float32, mm. At most `min_depth`, NaN or infinite is invalid.
@@ -62,6 +64,7 @@ def points_from_depth(
         num_objects: B; labels reach from 0 to B - 1.
         grid_size: edge of a node at depth min_lod, mm.
         min_lod: depth of the nodes of that edge.
+        z_margin: nodes of depth min_lod between the cube's near side and the nearest point.
         margin: points outside (-1 + margin, 1 - margin) in any axis are dropped; `valid_counts` tells of how
             many.
         min_depth: mm.
@@ -90,6 +93,7 @@ def points_from_depth(
         num_objects,
         inverse.reshape(9),
         grid_size,
+        z_margin,
         half_extent,
         margin,
         min_depth,

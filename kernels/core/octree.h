@@ -45,6 +45,7 @@ struct Camera {
 
 struct Cube {
   float grid_size;    // mm, edge of a node at depth min_lod
+  float z_margin;     // nodes of that edge between the cube's near side and the nearest point
   float half_extent;  // mm from the optical axis to the cube's side
   float margin;       // points keep this far from the cube's sides, in normalised units
   float min_depth;    // mm; a pixel is valid beyond it
@@ -126,9 +127,9 @@ class OctreeBuild {
 class OctreeGrowth {
  public:
   // Decides which of n nodes split: by logits (stride floats a row; node i reads row rows[i], or i), or by `forced`.
-  // False if an entry of `rows` is outside [0, row_count).
+  // With `keep_one`, node 0 splits if no other does. False if an entry of `rows` is outside [0, row_count).
   bool decide(const Parallel& parallel, const float* logits, std::int64_t row_count, std::int64_t stride,
-              const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n);
+              const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n, bool keep_one);
   std::int64_t split_count() const { return split_count_; }
   std::int64_t nan_count() const { return nan_count_; }
   std::int64_t nodes() const { return nodes_; }

@@ -12,7 +12,7 @@ constexpr std::int64_t kNodesPerBlock = 4096;
 }
 
 bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::int64_t row_count, std::int64_t stride,
-                          const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n) {
+                          const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n, bool keep_one) {
   nodes_ = n;
   const std::size_t blocks = static_cast<std::size_t>((n + kNodesPerBlock - 1) / kNodesPerBlock);
   reserve(split_, static_cast<std::size_t>(n));
@@ -52,7 +52,7 @@ bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::in
     nan_count_ += block_nan_[b];
     bad += block_bad_[b];
   }
-  if (split_count_ == 0) {  // the published rule: a depth never stays without a split node
+  if (keep_one && split_count_ == 0) {  // the published rule: a depth never stays without a split node
     split_[0] = 1;
     split_count_ = 1;
   }

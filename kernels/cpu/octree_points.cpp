@@ -115,7 +115,7 @@ bool PointScan::scan(const Parallel& parallel, const float* depth, const std::in
     nearest = std::min(nearest, block_[b].nearest);
   }
   const float g = cube.grid_size;
-  z_min_ = nearest <= std::numeric_limits<float>::max() ? std::floor(nearest / g) * g - 5.0f * g
+  z_min_ = nearest <= std::numeric_limits<float>::max() ? std::floor(nearest / g) * g - cube.z_margin * g
                                                        : std::numeric_limits<float>::quiet_NaN();
   parallel_for(parallel, blocks_, [&](std::size_t b) { normalise(block_[b], cube); });
 

@@ -165,7 +165,7 @@ def grow(
         split = pairs[:, 1] > pairs[:, 0]
     if forced is not None:
         split = forced.copy()
-    if not split.any():
+    if not split.any() and parents is not None:
         split[0] = True
     children = np.where(split, np.cumsum(split) - 1, -1).astype(np.int32)
     if parents is None:

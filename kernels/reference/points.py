@@ -29,6 +29,7 @@ def points_from_depth(
     grid_size: float = 80.0,
     min_lod: int = 4,
     *,
+    z_margin: int = 5,
     margin: float = 0.01,
     min_depth: float = 10.0,
 ) -> PointSet:
@@ -47,7 +48,7 @@ def points_from_depth(
     rays = [(row[0] * u + row[1] * v) + row[2] for row in inverse]
     x, y, z = ((ray * depth[v, u]).astype(f32) for ray in rays)
     g, half = f32(grid_size), f32(grid_size * 2**min_lod / 2)
-    z_min = np.floor(z.min() / g) * g - f32(5) * g
+    z_min = np.floor(z.min() / g) * g - f32(z_margin) * g
     points = np.stack([x / half, y / half, f32(2) * ((z - z_min) / (f32(2) * half) - f32(0.5))], axis=1)
     high = f32(1) - f32(margin)
     kept = ((points > -high) & (points < high)).all(1)
