@@ -60,7 +60,7 @@ ZG_HD std::int32_t grid_neighbour_rank(std::uint32_t morton, int n, const std::i
 }
 
 // All 27 of them, `stride` apart; the coordinates' bits are spread once.
-ZG_HD inline void grid_neighbour_ranks(std::uint32_t morton, int n, const std::int32_t* children, std::int32_t* out,
+ZG_HD void grid_neighbour_ranks(std::uint32_t morton, int n, const std::int32_t* children, std::int32_t* out,
                                        std::int64_t stride) {
   std::int32_t at[3];
   morton_decode(morton, &at[0], &at[1], &at[2]);
