@@ -84,7 +84,7 @@ void bind_octree(nb::module_& m) {
   nb::class_<PointScan>(m, "PointScan")
       .def(nb::init<>())
       .def("scan", &scan, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg().noconvert().none(), nb::arg(), Release())
+           nb::arg(), nb::arg().noconvert().none(), nb::arg(), Release())
       .def_prop_ro("points", &PointScan::points)
       .def_prop_ro("z_min", &PointScan::z_min)
       .def_prop_ro("wrong_label", &PointScan::wrong_label)
