@@ -37,16 +37,17 @@ FRAMES = 200  # of the steady state
 WARM_UP = 20
 
 
-def reference_frame() -> Frame:
-    """Reference case 000, or a simulated frame of its size."""
+def reference_frame(quick: bool) -> Frame:
+    """Reference case 000, or a simulated frame of its size; for a quick run a small simulated one."""
     frames = SHARED / "frames"
-    if (frames / "000.rgb.png").exists():
+    if not quick and (frames / "000.rgb.png").exists():
         from zerograsp_edge.runtime.camera.files import read_frame
 
         return read_frame(frames / "000.rgb.png", frames / "000.depth.png", frames / "000.meta.yml", frames / "000.mask.png")
     from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
-    return SimulatedCamera(seed=0, num_objects=7, width=1280, height=1024).read()
+    size = (640, 480) if quick else (1280, 1024)
+    return SimulatedCamera(seed=0, num_objects=7, width=size[0], height=size[1]).read()
 
 
 def network(quick: bool) -> ZeroGrasp:
@@ -58,7 +59,7 @@ def network(quick: bool) -> ZeroGrasp:
     torch.set_num_threads(THREADS)
     config = NetworkConfig.edge() if quick else NetworkConfig.published()
     if quick or not (SHARED / "golden" / "weights_recipe.py").exists():
-        frame = reference_frame()
+        frame = reference_frame(quick)
         assert frame.mask is not None
         return random_network(config, prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics))
     model = ZeroGrasp(config).eval()
@@ -175,7 +176,7 @@ def runtime_parts(timings: dict[str, float]) -> dict[str, float]:
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    frame = reference_frame()
+    frame = reference_frame(quick)
     model = network(quick)
     pipeline = Pipeline(make_bundle(model, quick), threads=THREADS)
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +255,7 @@ def _child(kind: str, quick: bool) -> dict[str, Any]:
 
 def _memory_runtime(quick: bool) -> dict[str, Any]:
     with _peak() as result:
-        Pipeline(load_bundle(bundle_path(quick)), threads=THREADS)(reference_frame())
+        Pipeline(load_bundle(bundle_path(quick)), threads=THREADS)(reference_frame(quick))
     return result
 
 
@@ -270,7 +271,7 @@ def _memory_peer(quick: bool) -> dict[str, Any]:
         model = ZeroGrasp(config).eval()
         state = torch.load(_peer_weights(quick), weights_only=True, mmap=True)
         model.load_state_dict({k: v for k, v in state.items() if not k.startswith("posterior_")})
-        frame = reference_frame()
+        frame = reference_frame(quick)
         assert frame.mask is not None
         model(prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics))
     return result
