@@ -243,7 +243,9 @@ def start_up() -> Iterator[Figure]:
 def _peak() -> Iterator[dict[str, float]]:
     result: dict[str, float] = {}
     yield result
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # VmHWM belongs to this program; ru_maxrss would also count the process it was forked from.
+    status = Path("/proc/self/status").read_text()
+    result["peak_mb"] = int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _child(kind: str, quick: bool) -> dict[str, Any]:
