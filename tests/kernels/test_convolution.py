@@ -39,7 +39,7 @@ NODES = st.one_of(st.sampled_from([0, 1, 2, 127, 128, 129]), st.integers(0, 300)
 PRESENT = st.sampled_from([0.0, 0.03, 0.4, 0.9, 1.0])  # share of neighbours that exist
 SEED = st.integers(0, 2**32 - 1)
 PROPERTY = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -141,7 +141,7 @@ def test_mlp(isa: str, seed: int, nodes: int, cin: int, hidden: int, cout: int) 
 
 @pytest.mark.parametrize("resolution", [1, 2, 3, 4, 8])
 @given(SEED, st.integers(0, 5), st.booleans(), st.integers(1, 40), st.integers(1, 40), st.booleans(), ACTIVATION)
-@settings(PROPERTY, max_examples=12)
+@settings(PROPERTY, max_examples=20)
 def test_grid_conv(
     isa: str, resolution: int, seed: int, grids: int, many: bool, cin: int, cout: int, add: bool, act: str
 ) -> None:
@@ -304,7 +304,7 @@ F = np.float32
 X, ROWS, GRID = np.zeros((16, 3), F), np.zeros((27, 16), np.int32), np.zeros((2, 4, 4, 4, 3), F)
 W27, W8, W1 = (PackedWeight(np.zeros((taps, 3, 5), F)) for taps in (27, 8, 1))
 SIBLINGS = PackedWeight.of_siblings(np.zeros((8, 3, 5), F))
-SECOND = PackedWeight(np.zeros((1, 5, 2), F))
+SECOND, SQUARE = PackedWeight(np.zeros((1, 5, 2), F)), PackedWeight(np.zeros((27, 3, 3), F))
 BLOCK_SHAPES = {
     "wa": (1, 3, 4), "ba": (4,), "w3": (27, 4, 4), "b3": (4,), "wb": (1, 4, 3), "bb": (3,), "wc": (1, 3, 3),
 }  # fmt: skip
@@ -334,7 +334,7 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ("neighbours: expected rows below 16, or -1 .* got -2", lambda: octree_conv(X, with_entry(ROWS, -2), W27)),
     ("neighbours: expected rows below 0.* got 0", lambda: octree_conv(X[:0], ROWS, W27)),
     ("activation: expected none, gelu, elu, relu, got 'tanh'", lambda: octree_conv(X, ROWS, W27, "tanh")),
-    ("out: expected memory apart from x", lambda: octree_conv(X, ROWS[:, :4], PackedWeight(np.zeros((27, 3, 3), F)), out=X)),
+    ("out: expected memory apart from x", lambda: octree_conv(X, ROWS, SQUARE, out=X)),
     ("weight: expected 1 tap, got 8", lambda: octree_downsample(X, CHILDREN, W8)),
     ("weight: expected one made by PackedWeight.of_siblings", lambda: octree_downsample(X, CHILDREN, W1)),
     ("x: expected all eight children .* 12 rows", lambda: octree_downsample(X[:12], CHILDREN, SIBLINGS)),
