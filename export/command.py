@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from zerograsp_edge.runtime.bundle import Limits
+
+if TYPE_CHECKING:
+    from zerograsp_edge.export.network.config import NetworkConfig
 
 
 @dataclass
@@ -37,10 +41,13 @@ class Export:
             require(module, "export")
         from zerograsp_edge.export.bundle import write_bundle
         from zerograsp_edge.export.checkpoint import load_network
+        from zerograsp_edge.export.network.config import NetworkConfig
         from zerograsp_edge.runtime.bundle import sha256
 
         with console.status(f"reading {self.checkpoint}") as status:
-            network = load_network(self.checkpoint, self.config)
+            config = None if self.config is None else _read_config(self.config)
+            # Published checkpoints carry no configuration; their posterior serves training only.
+            network = load_network(self.checkpoint, config, default=NetworkConfig.published().without_posterior())
             bundle = write_bundle(
                 network,
                 self.out,
@@ -54,3 +61,18 @@ class Export:
         console.print(f"wrote {bundle.path} ({size:.1f} MB, {len(bundle.stages)} stages)")
         console.print(f"next: zerograsp-edge verify {bundle.path}")
         return 0
+
+
+def _read_config(path: Path) -> NetworkConfig:
+    """A network configuration from its JSON file."""
+    import json
+
+    from zerograsp_edge.export.network.config import ConfigError, NetworkConfig
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: expected a network configuration in JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return NetworkConfig.from_dict(values)

@@ -66,5 +66,5 @@ def reference_outputs(network: ZeroGrasp, frame: Frame, seed: int = 0) -> dict[s
         out[f"split_{d}"] = np.packbits(prediction.split[d].numpy().astype(bool))
     tokens = f"mae_encoder.encoders.{config.transformer_layers - 1}" if config.multi_object else "conv2"
     keep("octree_encoder/tokens", taps[tokens])
-    keep("octree_encoder/latent_mean", prediction.mean)
+    keep("octree_encoder/latent_mean", prediction.encoding.mean)
     return out

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-
-ArrayT = TypeVar("ArrayT", bound=np.ndarray)
 
 
 class CapacityError(ValueError):
@@ -20,11 +18,14 @@ class CapacityError(ValueError):
 
 
 def _spell(shape: Sequence[int | str | None]) -> str:
-    return "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+    return (
+        "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+    )
 
 
 def check_array(name: str, array: Any, dtype: DTypeLike, shape: Sequence[int | str | None]) -> None:
-    """Raises unless `array` is a C-contiguous array of `dtype` whose shape fits: None or a letter fits any extent."""
+    """Raises unless `array` is a C-contiguous array of `dtype` whose shape fits: None or a letter fits any
+    extent."""
     wanted = f"a C-contiguous {np.dtype(dtype).name} array of shape {_spell(shape)}"
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected {wanted}, got {type(array).__name__}")
@@ -47,8 +48,8 @@ def output(
 ) -> NDArray[Any]:
     """A C-contiguous array of `shape` to write to: the start of `buffer`, or a new one without a buffer.
 
-    `axis` is the one whose length depends on the data; the buffer may be longer there. With axis 1 the buffer is used
-    as flat memory, so that a (27, capacity) buffer gives contiguous (27, n).
+    `axis` is the one whose length depends on the data; the buffer may be longer there. With axis 1 the buffer
+    is used as flat memory, so that a (27, capacity) buffer gives contiguous (27, n).
     """
     if buffer is None:
         return np.empty(tuple(shape), dtype)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 try:
-    from zerograsp_edge.kernels import _core as core
+    from zerograsp_edge.kernels import _core as core  # type: ignore[attr-defined, unused-ignore]
 except ImportError as error:
     raise ImportError(
-        "the native core zerograsp_edge.kernels._core could not be loaded: it is built when the package is installed "
-        f"(`pip install .` in the repository; needs a C++17 compiler and CMake >= 3.18). Cause: {error}"
+        "the native core zerograsp_edge.kernels._core could not be loaded: it is built when the package is "
+        "installed (`pip install .` in the repository; needs a C++17 compiler and CMake >= 3.18). "
+        f"Cause: {error}"
     ) from error
 
 __all__ = ["core"]

@@ -32,8 +32,8 @@ def occlusion_field(
 
     A node, a cube of `edge` mm, is divided into `resolution`^3 sub-voxels. A sub-voxel is occluded when, at
     any pixel that its 12 triangles cover, it lies behind a valid depth sample (> 10 mm) of a mask: its own
-    object's for self-occlusion, the union of its neighbours' for inter-occlusion. Sub-voxels that reach nearer
-    than 1 mm to the camera plane, or behind it, have no flags. `reference.occlusion` spells out the rules.
+    object's for self-occlusion, the union of its neighbours' for inter-occlusion. Sub-voxels that reach
+    nearer than 1 mm to the camera plane, or behind it, have no flags. Every rule is in `reference.occlusion`.
 
     Args:
         centres: (N, 3) float32, node centres in mm, camera optical frame.
@@ -48,8 +48,8 @@ def occlusion_field(
         out: (N, 2, r, r, r) float32, C-contiguous, written and returned instead of a new array.
 
     Returns:
-        (N, 2, r, r, r) float32, 0 or 1. Channel 0 is self-occlusion, channel 1 inter-occlusion; then sub-voxels
-        along x, y and z.
+        (N, 2, r, r, r) float32, 0 or 1. Channel 0 is self-occlusion, channel 1 inter-occlusion; then the
+        sub-voxels along x, y and z.
 
     Raises:
         TypeError: an argument is no array of the dtype above.

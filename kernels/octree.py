@@ -1,4 +1,4 @@
-"""Octrees of the visible points of a frame's objects, their neighbour tables, and alignment of two octrees by key."""
+"""Octrees of the visible points of a frame's objects, their neighbour tables, and alignment by key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels.checks import CapacityError, check_array, check_range, output
 from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace
@@ -21,8 +20,9 @@ MAX_DEPTH = 10  # three times ten bits of a Morton key fit 32
 class Octree:
     """Octrees of B objects as one batch, in ocnn's merged order; kernels/README.md has the data contract.
 
-    The per-depth tables start at `full_depth`, where every object has its full grid of 8^full_depth nodes; above it
-    all nodes are split. An object without points has its full grid, nothing split in it, and no node below.
+    The per-depth tables start at `full_depth`, where every object has its full grid of 8^full_depth nodes;
+    above it all nodes are split. An object without points has its full grid, nothing split in it, and no node
+    below.
     """
 
     depth: int  # the finest
@@ -67,7 +67,9 @@ class Octree:
             num_objects,
             keys={d: np.empty(n, np.int64) for d, n in nodes.items()},
             children={d: np.empty(n, np.int32) for d, n in nodes.items()},
-            split_neighbours={d: np.empty((nodes[d + 1] // 8, 27), np.int32) for d in range(full_depth, depth)},
+            split_neighbours={
+                d: np.empty((nodes[d + 1] // 8, 27), np.int32) for d in range(full_depth, depth)
+            },
             batch_nnum=counts,
             batch_nnum_split=counts.copy(),
             voxel=np.empty(max_points, np.int32),
@@ -84,7 +86,7 @@ def build_octree(
     workspace: Workspace | None = None,
     threads: int = 0,
 ) -> Octree:
-    """Builds one octree per object and merges them into a batch (`ocnn`'s `build_octree` and `merge_octrees`).
+    """Builds one octree per object and merges them into a batch, as ocnn does.
 
     Args:
         points: (P, 3) float32 in [-1, 1), grouped by object.
@@ -109,11 +111,14 @@ def build_octree(
     objects = len(counts)
     check_range("objects (length of counts)", objects, 1, 32767)
     if counts.min() < 0 or int(counts.sum()) != len(points):
-        raise ValueError(f"counts: expected non-negative counts that sum to {len(points)} points, got {counts.tolist()}")
+        raise ValueError(
+            f"counts: expected non-negative counts that sum to {len(points)} points, got {counts.tolist()}"
+        )
     if out is not None:
         if (out.depth, out.full_depth) != (depth, full_depth):
             raise ValueError(
-                f"out: expected buffers of depth {depth}, full_depth {full_depth}, got {out.depth}, {out.full_depth}"
+                f"out: expected buffers of depth {depth} and full_depth {full_depth}, "
+                f"got {out.depth} and {out.full_depth}"
             )
         if out.num_objects < objects:
             raise CapacityError("objects", objects, out.num_objects)
@@ -121,7 +126,9 @@ def build_octree(
     build = (workspace or Workspace()).octree
     outside = build.sort(points, counts, depth, full_depth, threads)
     if outside >= 0:
-        raise ValueError(f"points: expected coordinates in [-1, 1), got {points[outside].tolist()} at index {outside}")
+        raise ValueError(
+            f"points: expected coordinates in [-1, 1), got {points[outside].tolist()} at index {outside}"
+        )
     split = np.empty((depth + 1, objects), np.int64)
     build.split_counts(split)
     nodes = np.empty_like(split)
@@ -150,11 +157,12 @@ def expand_neighbours(
     out: NDArray[np.int32] | None = None,
     threads: int = 0,
 ) -> NDArray[np.int32]:
-    """Neighbours of all nodes of a depth from the split_neighbours of the depth above (node `OctreeNeighbor`).
+    """Neighbours of all nodes of a depth, from split_neighbours of the depth above (node `OctreeNeighbor`).
 
     Args:
         split_neighbours: (S, 27) int32, ranks of the neighbours of every split node, -1 if missing.
-        rank: (8 S,) int32; neighbour i becomes rank[i] (for instance `children`, to address split nodes only).
+        rank: (8 S,) int32; neighbour i becomes rank[i] (for instance `children`, to address split nodes
+            only).
         out: (27, capacity) int32 buffer with capacity >= 8 S; used as flat memory.
         threads: 0 takes all of OpenMP's.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels.checks import check_array, check_range, output
 from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace
@@ -50,16 +49,17 @@ def grow(
 ) -> Growth:
     """Splits the nodes of a depth whose logits say so.
 
-    A node splits when logits[:, 1] > logits[:, 0]; a tie leaves it empty and so does NaN, which is counted. If none
-    splits, node 0 does (the published rule).
+    A node splits when logits[:, 1] > logits[:, 0]; a tie leaves it empty and so does NaN, which is counted.
+    If none splits, node 0 does (the published rule), but at the last depth, where a surface may be
+    empty.
 
     Args:
         logits: (R, C >= 2) float32, of which the first two columns decide. None with `forced`.
         rows: (N,) int32 row of logits of every node; None when node i has row i.
         keys: (N,) int64 keys of the nodes.
-        parents: what the neighbours of the split nodes follow from: `split_neighbours` (N / 8, 27) of the depth above,
-            or the depth itself where every object's grid is full (N = B * 8^depth), or None at the last depth, which
-            needs no keys and no neighbours below it.
+        parents: what the neighbours of the split nodes follow from: `split_neighbours` (N / 8, 27) of the
+            depth above, or the depth itself where every object's grid is full (N = B * 8^depth), or None at
+            the last depth, which needs no keys and no neighbours below it.
         forced: (N,) bool splits to use in place of the logits', for verification against a recording.
         out: buffers from `Growth.allocate`; the arrays of the result are views of them.
         workspace: scratch memory to reuse.
@@ -80,7 +80,9 @@ def grow(
         if logits.shape[1] < 2:
             raise ValueError(f"logits: expected at least 2 columns (empty, split), got {logits.shape[1]}")
         if rows is None and len(logits) != nodes:
-            raise ValueError(f"logits: expected one row for each of {nodes} nodes without `rows`, got {len(logits)}")
+            raise ValueError(
+                f"logits: expected one row for each of {nodes} nodes without `rows`, got {len(logits)}"
+            )
     if rows is not None:
         check_array("rows", rows, np.int32, (nodes,))
     if forced is not None:
@@ -93,11 +95,15 @@ def grow(
     elif parents is not None:
         check_range("parents (depth of the full grid)", parents, 0, MAX_DEPTH)
         if nodes % 8**parents:
-            raise ValueError(f"keys: expected a multiple of 8^{parents} = {8**parents} nodes, a full grid, got {nodes}")
+            raise ValueError(
+                f"keys: expected a multiple of 8^{parents} = {8**parents} nodes, a full grid, got {nodes}"
+            )
 
     growth = (workspace or Workspace()).growth
-    if not growth.decide(logits, rows, forced, nodes, threads):
-        raise ValueError(f"rows: expected 0 to {len(logits) - 1 if logits is not None else 2**31 - 2} (rows of logits)")
+    if not growth.decide(logits, rows, forced, nodes, parents is not None, threads):
+        raise ValueError(
+            f"rows: expected 0 to {len(logits) - 1 if logits is not None else 2**31 - 2} (rows of logits)"
+        )
     splits = growth.split_count
     below = splits if parents is not None else 0
     children = output("nodes", out.children if out else None, np.int32, (nodes,))
@@ -116,8 +122,8 @@ def grow(
 class ActiveGrid:
     """The full grids of all objects, reduced to the rows that differ.
 
-    Rows are first the active nodes, ordered by object and Morton key, then (2 radius + 1)^3 virtual nodes that stand
-    for all others (none where the grid is too small for that).
+    Rows are first the active nodes, ordered by object and Morton key, then (2 radius + 1)^3 virtual nodes
+    that stand for all others (none where the grid is too small for that).
     """
 
     rows: NDArray[np.int32]  # (B * 8^depth,) row of every node
@@ -148,10 +154,10 @@ def active_grid(
 ) -> ActiveGrid:
     """The rows of the full 2^depth grids that `radius` 3x3x3 convolutions can tell apart.
 
-    Only nodes within Chebyshev distance `radius` of a node in `keys` (those with features) can differ from empty
-    space. What empty space becomes depends on the distance to the cube's sides alone, up to `radius`: a
-    (2 radius + 1)^3 grid of virtual nodes without features holds every case. `radius` layers over these rows give every
-    node of the full grid its exact value, through `rows`.
+    Only nodes within Chebyshev distance `radius` of a node in `keys` (those with features) can differ from
+    empty space. What empty space becomes depends on the distance to the cube's sides alone, up to `radius`: a
+    (2 radius + 1)^3 grid of virtual nodes without features holds every case. `radius` layers over these rows
+    give every node of the full grid its exact value, through `rows`.
 
     Args:
         keys: (M,) int64, distinct, nodes with features.

@@ -1,4 +1,4 @@
-"""From a depth image to the points, voxel features and mask neighbours that the network's input consists of."""
+"""From a depth image to the network's input: points, voxel features and mask neighbours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels.checks import check_array, check_range, output
-from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace
 
 __all__ = ["PointSet", "adjacency", "invert_intrinsics", "points_from_depth", "voxel_features"]
@@ -27,12 +25,14 @@ class PointSet:
 
 
 def invert_intrinsics(intrinsics: NDArray[np.float32]) -> NDArray[np.float32]:
-    """K^-1 of a (3, 3) camera matrix, rounded to float32 from a float64 inverse (the same on every machine)."""
+    """K^-1 of a (3, 3) camera matrix: a float64 inverse rounded to float32, the same on every machine."""
     check_array("intrinsics", intrinsics, np.float32, (3, 3))
     try:
         return np.linalg.inv(intrinsics.astype(np.float64)).astype(np.float32)
     except np.linalg.LinAlgError as error:
-        raise ValueError(f"intrinsics: expected an invertible camera matrix, got {intrinsics.tolist()}") from error
+        raise ValueError(
+            f"intrinsics: expected an invertible camera matrix, got {intrinsics.tolist()}"
+        ) from error
 
 
 def points_from_depth(
@@ -43,6 +43,7 @@ def points_from_depth(
     grid_size: float = 80.0,
     min_lod: int = 4,
     *,
+    z_margin: int = 5,
     margin: float = 0.01,
     min_depth: float = 10.0,
     out: NDArray[np.float32] | None = None,
@@ -50,10 +51,11 @@ def points_from_depth(
     workspace: Workspace | None = None,
     threads: int = 0,
 ) -> PointSet:
-    """Points of the masked pixels in the camera's optical frame, normalised to the octree's cube and clipped to it.
+    """Points of the masked pixels, normalised to the octree's cube and clipped to it.
 
     The cube's edge is 2^min_lod * grid_size mm, centred on the optical axis; its near side is
-    z_min = floor(nearest z / grid_size) * grid_size - 5 * grid_size over all masked valid pixels of the frame.
+    z_min = floor(nearest z / grid_size) * grid_size - z_margin * grid_size, over all masked valid
+    pixels.
 
     Args:
         depth: (H, W) float32, mm. At most `min_depth`, NaN or infinite is invalid.
@@ -62,11 +64,13 @@ def points_from_depth(
         num_objects: B; labels reach from 0 to B - 1.
         grid_size: edge of a node at depth min_lod, mm.
         min_lod: depth of the nodes of that edge.
-        margin: points outside (-1 + margin, 1 - margin) in any axis are dropped; `valid_counts` tells of how many.
+        z_margin: nodes of depth min_lod between the cube's near side and the nearest point.
+        margin: points outside (-1 + margin, 1 - margin) in any axis are dropped; `valid_counts` tells of how
+            many.
         min_depth: mm.
         out: (capacity, 3) float32 buffer for the points.
-        valid_labels: (H, W) int32 to be filled with the labels of valid pixels and -1 elsewhere: the masks that the
-            occlusion field and the mask neighbours mean.
+        valid_labels: (H, W) int32 to be filled with the labels of valid pixels and -1 elsewhere: the masks
+            that the occlusion field means.
         workspace: scratch memory to reuse.
         threads: 0 takes all of OpenMP's.
 
@@ -84,9 +88,21 @@ def points_from_depth(
     scan = (workspace or Workspace()).points
     half_extent = 0.5 * grid_size * 2**min_lod
     if not scan.scan(
-        depth, labels, num_objects, inverse.reshape(9), grid_size, half_extent, margin, min_depth, valid_labels, threads
+        depth,
+        labels,
+        num_objects,
+        inverse.reshape(9),
+        grid_size,
+        z_margin,
+        half_extent,
+        margin,
+        min_depth,
+        valid_labels,
+        threads,
     ):
-        raise ValueError(f"labels: expected -1 to {num_objects - 1} (num_objects - 1), got {scan.wrong_label}")
+        raise ValueError(
+            f"labels: expected -1 to {num_objects - 1} (num_objects - 1), got {scan.wrong_label}"
+        )
     points = output("points", out, np.float32, (scan.points, 3))
     counts, valid_counts = np.empty((2, num_objects), np.int32)
     scan.write(points, counts, valid_counts, threads)
@@ -109,17 +125,17 @@ def voxel_features(
     workspace: Workspace | None = None,
     threads: int = 0,
 ) -> NDArray[np.float32]:
-    """Features of the finest non-empty voxels: local offset of the averaged point, then averaged image features.
+    """Features of the finest non-empty voxels: local offset of the mean point, then mean image features.
 
-    The local offset is `frac(mean point in voxel units) - 0.5`. An image feature is sampled bilinearly
-    (`grid_sample`, align_corners=True, zero padding) where the point projects to; C = 0 without `image_features`.
+    The local offset is `frac(mean point in voxel units) - 0.5`. An image feature is sampled bilinearly where
+    the point projects to (`grid_sample`, align_corners=True, zero padding); C = 0 without `image_features`.
 
     Args:
         points: (P, 3) float32 of `points_from_depth`.
         voxel: (P,) int32 of `build_octree`, the voxel of each point; every voxel has at least one.
         num_voxels: V.
-        image_features: (C, Hp, Wp) float32, possibly padded on the right and below to Hp >= H, Wp >= W, Wp >= 4. What
-            lies beyond (H, W) counts as absent but has to be finite.
+        image_features: (C, Hp, Wp) float32, possibly padded on the right and below to Hp >= H, Wp >= W, Wp >=
+            4. What lies beyond (H, W) counts as absent but has to be finite.
         intrinsics: (3, 3) float32 camera matrix K.
         z_min: mm, of `points_from_depth`.
         image_size: (H, W) of the image.
@@ -153,9 +169,22 @@ def voxel_features(
     half_extent = 0.5 * grid_size * 2**min_lod
     k = intrinsics.reshape(9)
     if not run(
-        points, voxel, num_voxels, max_lod, image_features, k, half_extent, z_min, height, width, features, threads
+        points,
+        voxel,
+        num_voxels,
+        max_lod,
+        image_features,
+        k,
+        half_extent,
+        z_min,
+        height,
+        width,
+        features,
+        threads,
     ):
-        raise ValueError(f"voxel: expected every index from 0 to {num_voxels - 1} (num_voxels - 1) and no other")
+        raise ValueError(
+            f"voxel: expected every index from 0 to {num_voxels - 1} (num_voxels - 1) and no other"
+        )
     return features
 
 
@@ -170,8 +199,9 @@ def adjacency(
     """Which objects are neighbours in the image: their 5x5-dilated masks overlap.
 
     Args:
-        labels: (H, W) int32, object index of each pixel, -1 for none. The published masks hold valid pixels only:
-            pass the `valid_labels` of `points_from_depth`.
+        labels: (H, W) int32, object index of each pixel, -1 for none: the masks as segmented, with their
+            pixels of invalid depth. (The neighbour mask itself, as the occlusion field uses it, consists of
+            valid pixels.)
         num_objects: B.
         out: (B, B) uint8 buffer.
         workspace: scratch memory to reuse.
@@ -188,5 +218,7 @@ def adjacency(
     adjacent = output("out", out, np.uint8, (num_objects, num_objects), axis=None)
     kernel = (workspace or Workspace()).adjacency
     if not kernel.run(labels, adjacent, threads):
-        raise ValueError(f"labels: expected -1 to {num_objects - 1} (num_objects - 1), got {kernel.wrong_label}")
+        raise ValueError(
+            f"labels: expected -1 to {num_objects - 1} (num_objects - 1), got {kernel.wrong_label}"
+        )
     return adjacent

@@ -32,6 +32,8 @@ class Geometry:
     min_lod: int
     max_lod: int
     grid_size: float
+    z_margin: int
+    """Nodes of depth min_lod between the cube's near side and the nearest point."""
     channels: tuple[int, ...]
     """Feature channels at depths min_lod .. max_lod."""
     image_channels: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ZeroGraspError(Exception):
-    """Base of every error this package raises on purpose: the message says what was expected, what came, what to do."""
+    """Base of every error raised on purpose: the message says what was expected, what came, what to do."""
 
 
 class FrameError(ZeroGraspError, ValueError):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-
 from zerograsp_edge.runtime.errors import FrameError
 
 # Depth at or below this is no measurement: spec, "Units and frames".
@@ -17,15 +16,20 @@ MIN_DEPTH_MM = 10.0
 class Frame:
     """An RGB picture, the depth image registered to it, and the intrinsics of both; checked when it is made.
 
-    Depth that is NaN, infinite or negative is no measurement: it is set to 0 and counted in `repaired_depth`, like the
-    zeros a camera writes itself. It is an error only when no pixel at all is deeper than 10 mm. The unit is never guessed.
-    The arrays are not copied unless they have to be converted; do not write to them afterwards.
+    Depth that is NaN, infinite or negative is no measurement: it is set to 0 and counted in
+        `repaired_depth`, like the
+    zeros a camera writes itself. It is an error only when no pixel at all is deeper than 10 mm. The unit is
+    never guessed. The arrays are not copied unless they have to be converted; do not write to them
+    afterwards.
 
     Attributes:
         rgb: (H, W, 3) uint8, red first.
-        depth: (H, W) float32, mm along the optical axis, 0 = no measurement. uint16 (mm) and float64 are converted.
-        intrinsics: (3, 3) float32, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels; integer coordinates are pixel centres.
-        mask: (H, W) integer instance ids, or None before segmentation. Bool is taken as background and one object.
+        depth: (H, W) float32, mm along the optical axis, 0 = no measurement. uint16 (mm) and float64 are
+            converted.
+        intrinsics: (3, 3) float32, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels; integer coordinates are
+            pixel centres.
+        mask: (H, W) integer instance ids, or None before segmentation. Bool is taken as background and one
+            object.
         timestamp: seconds, the camera's clock.
         name: what messages and output folders call the frame.
         background: mask value that is no object; None means the smallest value in the mask.
@@ -46,16 +50,16 @@ class Frame:
 
     def __post_init__(self) -> None:
         rgb = _checked_rgb(self.rgb)
-        depth, repaired = _checked_depth(self.depth, rgb.shape[:2])
-        for attribute, value in (
-            ("rgb", rgb),
-            ("depth", depth),
-            ("repaired_depth", repaired),
-            ("intrinsics", check_intrinsics(self.intrinsics, rgb.shape[1], rgb.shape[0])),
-        ):
-            object.__setattr__(self, attribute, value)
+        object.__setattr__(self, "intrinsics", check_intrinsics(self.intrinsics, rgb.shape[1], rgb.shape[0]))
+        self._check_measurements()
+
+    def _check_measurements(self) -> None:
+        shape = self.rgb.shape[:2]
+        depth, repaired = _checked_depth(self.depth, shape)
+        object.__setattr__(self, "depth", depth)
+        object.__setattr__(self, "repaired_depth", repaired)
         if self.mask is not None:
-            object.__setattr__(self, "mask", _checked_mask(self.mask, rgb.shape[:2]))
+            object.__setattr__(self, "mask", _checked_mask(self.mask, shape))
             if not self.object_ids():
                 raise FrameError(
                     f"mask holds no object: every pixel is background, {self.background_id}; "
@@ -73,7 +77,9 @@ class Frame:
     @cached_property
     def _mask_values(self) -> tuple[int, ...]:
         if self.mask is None:
-            raise FrameError(f"frame '{self.name}' has no instance mask; run a segmenter first, or use with_mask()")
+            raise FrameError(
+                f"frame '{self.name}' has no instance mask; run a segmenter first, or use with_mask()"
+            )
         return _distinct(self.mask)
 
     @property
@@ -82,7 +88,7 @@ class Frame:
         return self._mask_values[0] if self.background is None else self.background
 
     def object_ids(self) -> tuple[int, ...]:
-        """Mask values of the objects, ascending: all distinct values without the background (spec, "Input")."""
+        """Mask values of the objects, ascending: the distinct ones without the background (spec, "Input")."""
         return tuple(value for value in self._mask_values if value != self.background_id)
 
     def label_image(self) -> np.ndarray:
@@ -105,7 +111,8 @@ class Frame:
     def crop(self, top: int = 0, bottom: int | None = None, left: int = 0, right: int | None = None) -> Frame:
         """The rows [top, bottom) and columns [left, right), with the principal point moved along.
 
-        The background value is kept, so a crop that leaves no background pixel does not turn an object into background.
+        The background value is kept, so a crop that leaves no background pixel does not turn an object into
+        background.
 
         Raises:
             FrameError: the ranges are empty or reach outside the picture, or what is left is no valid frame.
@@ -137,8 +144,12 @@ class Frame:
         return np.stack([x * self.depth, y[:, None] * self.depth, self.depth], axis=-1)
 
     def _replaced(self, **changes: object) -> Frame:
-        kept = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "repaired_depth"}
-        return Frame(**{**kept, **changes})
+        """A copy with changes. Intrinsics are not judged again: a crop may lie far from the optical axis."""
+        frame = object.__new__(Frame)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(frame, name, changes.get(name, getattr(self, name)))
+        frame._check_measurements()
+        return frame
 
 
 def check_object_count(object_ids: tuple[int, ...], limit: int) -> None:
@@ -154,13 +165,15 @@ def check_intrinsics(intrinsics: np.ndarray, width: int, height: int) -> np.ndar
     """(3, 3) float32 pinhole matrix in pixels for a picture of that size.
 
     Raises:
-        FrameError: wrong shape, not finite, focal length not positive or not in pixels, skew, last row not (0, 0, 1),
-            or the principal point more than a picture size outside the picture.
+        FrameError: wrong shape, not finite, focal length not positive or not in pixels, skew, last row not
+            (0, 0, 1), or the principal point more than a picture size outside the picture.
     """
     try:
         matrix = np.asarray(intrinsics, np.float32)
     except (TypeError, ValueError) as error:
-        raise FrameError(f"intrinsics must be a 3x3 matrix of numbers, got {type(intrinsics).__name__}") from error
+        raise FrameError(
+            f"intrinsics must be a 3x3 matrix of numbers, got {type(intrinsics).__name__}"
+        ) from error
     if matrix.shape != (3, 3):
         raise FrameError(f"intrinsics must have shape (3, 3), got {matrix.shape}")
     if not np.isfinite(matrix).all():
@@ -171,9 +184,13 @@ def check_intrinsics(intrinsics: np.ndarray, width: int, height: int) -> np.ndar
     if np.any(matrix[2] != (0, 0, 1)) or matrix[1, 0] != 0:
         raise FrameError(f"intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {matrix.tolist()}")
     if matrix[0, 1] != 0:
-        raise FrameError(f"intrinsics must have no skew, got K[0, 1] = {float(matrix[0, 1]):g}; rectify the picture first")
+        raise FrameError(
+            f"intrinsics must have no skew, got K[0, 1] = {float(matrix[0, 1]):g}; rectify the picture first"
+        )
     if fx < width / 50 or fy < height / 50:
-        raise FrameError(f"focal lengths fx = {fx:g}, fy = {fy:g} are not in pixels of a {width}x{height} picture")
+        raise FrameError(
+            f"focal lengths fx = {fx:g}, fy = {fy:g} are not in pixels of a {width}x{height} picture"
+        )
     if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
         raise FrameError(
             f"principal point ({cx:g}, {cy:g}) lies far outside the {width}x{height} picture; "
@@ -209,7 +226,8 @@ def _checked_depth(depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarra
     if deepest <= MIN_DEPTH_MM:
         hint = ": are these metres? depth must be in millimetres" if deepest > 0 else ""
         raise FrameError(
-            f"depth has no valid pixel: none is deeper than {MIN_DEPTH_MM:g} mm, the largest value is {deepest:g}{hint}"
+            f"depth has no valid pixel: none is deeper than {MIN_DEPTH_MM:g} mm, "
+            f"the largest value is {deepest:g}{hint}"
         )
     return depth, repaired
 
@@ -223,7 +241,7 @@ def _checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _distinct(mask: np.ndarray) -> tuple[int, ...]:
-    """Distinct values, ascending. Counting is ten times faster than np.unique's sort for the usual small ids."""
+    """Distinct values, ascending; the usual small ids are counted, which spares np.unique's sort."""
     low, high = int(mask.min()), int(mask.max())
     if high - low >= 1 << 16:
         return tuple(int(value) for value in np.unique(mask))

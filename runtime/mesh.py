@@ -1,8 +1,10 @@
 """Watertight mesh of one object by marching cubes over the predicted signed distances.
 
-The network gives a distance only at the nodes the surface passes. Around them it is continued along the normals by one
-voxel (a plane per node); farther away only the sign matters, and is decided by flooding from outside the bounding box.
-Whatever the nodes are, the result is closed: the volume's border is outside, and every cell of marching cubes is used.
+The network gives a distance only at the nodes the surface passes. Around them it is continued along the
+normals by one voxel (a plane per node); farther away only the sign matters, and is decided by flooding from
+outside the bounding box.
+Whatever the nodes are, the result is closed: the volume's border is outside, and every cell of marching
+cubes is used.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from zerograsp_edge.runtime.extras import require
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 # Empty voxels around the nodes' bounding box: one for the continuation, one that is outside for certain.
 _PADDING = 2
-# Smallest distance kept, in voxels: vertices then stay apart by more than an exporter's merge tolerance, so that a closed
-# mesh is still closed when it is read back. At 2.5 mm voxels it moves the surface by at most 0.025 mm.
+# Smallest distance kept, in voxels: vertices then stay apart by more than an exporter's merge tolerance, so
+# that a closed mesh is still closed when it is read back. At 2.5 mm voxels it moves the surface by at most
+# 0.025 mm.
 _MIN_DISTANCE = 0.01
 
 
@@ -36,7 +38,8 @@ def extract_mesh(
         voxel_size: mm.
 
     Returns:
-        Mesh in mm, in the frame of `origin`; cavities without a way out are filled. Empty when no node is inside.
+        Mesh in mm, in the frame of `origin`; cavities without a way out are filled. Empty when no node is
+        inside.
 
     Raises:
         MissingExtra: scikit-image is not installed.
@@ -48,14 +51,20 @@ def extract_mesh(
     if len(nodes) == 0:
         raise ValueError("cannot mesh an object without nodes")
     if nodes.shape != (len(sdf), 3) or normals.shape != nodes.shape or sdf.ndim != 1:
-        raise ValueError(f"expected nodes (n, 3), sdf (n,), normals (n, 3), got {nodes.shape}, {sdf.shape}, {normals.shape}")
+        raise ValueError(
+            "expected nodes (n, 3), sdf (n,), normals (n, 3), "
+            f"got {nodes.shape}, {sdf.shape}, {normals.shape}"
+        )
     corner = nodes.min(axis=0) - _PADDING
     volume = _distance_volume(nodes - corner, sdf / voxel_size, normals)
     outside = measure.label(volume > 0, connectivity=1)
     outside = outside == outside[0, 0, 0]
-    volume = np.where(outside, np.maximum(volume, _MIN_DISTANCE), np.minimum(-np.abs(volume), -_MIN_DISTANCE))
+    magnitude = np.maximum(np.abs(volume), np.float32(_MIN_DISTANCE))
+    volume = np.where(outside, magnitude, -magnitude)
     while (volume < 0).any():
-        vertices, faces, _, _ = measure.marching_cubes(volume.astype(np.float32), 0.0, gradient_direction="descent")
+        vertices, faces, _, _ = measure.marching_cubes(
+            volume.astype(np.float32), 0.0, gradient_direction="descent"
+        )
         pinched = _pinched_edges(faces)
         if len(pinched) == 0:
             centres = origin + (corner + 0.5 + vertices) * voxel_size
@@ -76,7 +85,7 @@ def _pinched_edges(faces: np.ndarray) -> np.ndarray:
 
 
 def _erode(volume: np.ndarray, cells: np.ndarray) -> None:
-    """In each (c, 3) cell, take the inside corner nearest to the surface outside. Repeating this ends: insides run out."""
+    """In each (c, 3) cell, turn the inside corner nearest to the surface outside. Insides run out."""
     for cell in np.unique(cells, axis=0):
         corners = volume[tuple(slice(at, at + 2) for at in cell)]
         inside = np.where(corners < 0, corners, -np.inf)
@@ -92,14 +101,15 @@ def _distance_volume(nodes: np.ndarray, sdf: np.ndarray, normals: np.ndarray) ->
         normals: (n, 3).
     """
     shape = tuple(nodes.max(axis=0) + _PADDING + 1)
-    size = int(np.prod(shape))
-    flat = np.ravel_multi_index(tuple(nodes.T), shape)
-    total, weight = np.zeros(size), np.zeros(size)
-    for step in np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3):
-        target = flat + step @ (shape[1] * shape[2], shape[2], 1)
-        near = 1.0 / max(int(step @ step), 1)
-        total += np.bincount(target, near * (sdf + normals @ step), minlength=size)
-        weight += np.bincount(target, np.full(len(target), near), minlength=size)
-    volume = np.divide(total, weight, out=np.ones(size), where=weight > 0)
+    steps = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    flat = nodes @ strides
+    target = (flat[:, None] + steps @ strides).ravel()
+    continued = (sdf[:, None] + normals @ steps.T).ravel()
+    near = np.tile(1.0 / np.maximum((steps * steps).sum(axis=1), 1), len(nodes))
+    # Only voxels that something is known about are gathered: the box is mostly empty.
+    known, place = np.unique(target, return_inverse=True)
+    volume = np.ones(int(np.prod(shape)), np.float32)
+    volume[known] = np.bincount(place, near * continued) / np.bincount(place, near)
     volume[flat] = sdf
     return np.clip(volume, -1, 1).reshape(shape)

@@ -108,7 +108,7 @@ class Pipeline:
 
         def scan(labels: np.ndarray) -> kernels.PointSet:
             return kernels.points_from_depth(
-                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod, out=self._points,
+                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod, z_margin=g.z_margin, out=self._points,
                 valid_labels=valid, workspace=self._workspace, threads=self.executor.threads,
             )  # fmt: skip
 

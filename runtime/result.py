@@ -40,7 +40,13 @@ class Grasps:
 
     def __post_init__(self) -> None:
         count = len(self.score)
-        for name, shape in (("width", ()), ("depth", ()), ("rotation", (3, 3)), ("translation", (3,)), ("object_id", ())):
+        for name, shape in (
+            ("width", ()),
+            ("depth", ()),
+            ("rotation", (3, 3)),
+            ("translation", (3,)),
+            ("object_id", ()),
+        ):
             actual = getattr(self, name).shape
             if actual != (count, *shape):
                 raise ValueError(f"grasps: {name} must have shape {(count, *shape)}, got {actual}")
@@ -51,7 +57,9 @@ class Grasps:
     def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> Grasps:
         """The grasps at a slice, a boolean mask or positions."""
         if isinstance(index, int | np.integer):
-            raise TypeError("index grasps with a slice, a mask or a list of positions; one grasp is grasps[i : i + 1]")
+            raise TypeError(
+                "index grasps with a slice, a mask or a list of positions; one grasp is grasps[i : i + 1]"
+            )
         return Grasps(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def top(self, count: int) -> Grasps:
@@ -72,7 +80,10 @@ class Grasps:
         Args:
             transform: (4, 4) rigid, target <- current, metres.
         """
-        rotation, translation = np.asarray(transform, np.float32)[:3, :3], np.asarray(transform, np.float32)[:3, 3]
+        rotation, translation = (
+            np.asarray(transform, np.float32)[:3, :3],
+            np.asarray(transform, np.float32)[:3, 3],
+        )
         return Grasps(
             self.score,
             self.width,
@@ -83,7 +94,7 @@ class Grasps:
         )
 
     def to_graspnet(self) -> np.ndarray:
-        """(G, 17) float32 rows of the GraspNet API: score, width, height, depth, rotation row-major (9), t (3), id."""
+        """(G, 17) float32 rows of the GraspNet API: score, width, height, depth, R by rows (9), t (3), id."""
         rows = np.empty((len(self), 17), np.float32)
         rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = self.score, self.width, FINGER_HEIGHT_M, self.depth
         rows[:, 4:13] = self.rotation.reshape(-1, 9)
@@ -115,7 +126,9 @@ class Grasps:
         """All grasps of the parts, in their order."""
         if not parts:
             return Grasps.empty()
-        return Grasps(*(np.concatenate([getattr(part, name) for part in parts]) for name in Grasps.__dataclass_fields__))
+        return Grasps(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in Grasps.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +140,11 @@ class ObjectReconstruction:
         index: position among the frame's objects; the batch index in the octree's keys.
         points: (n, 3) float32 surface points, mm, camera optical frame; visible and hidden sides.
         normals: (n, 3) float32, unit, outward.
-        sdf: (n,) float32, mm, signed distance of the node centre, positive outside: point = centre - normal * sdf.
+        sdf: (n,) float32, mm, signed distance of the node centre, positive outside: point = centre - normal
+            * sdf.
         nodes: (n, 3) int32 voxel indices at the finest depth.
-        origin: (3,) float32, mm, corner of voxel (0, 0, 0); the centre of voxel v is origin + (v + 0.5) * voxel_size.
+        origin: (3,) float32, mm, corner of voxel (0, 0, 0); the centre of voxel v is origin + (v + 0.5) *
+            voxel_size.
         voxel_size: mm.
         grasps: grasps on this object, camera frame; after refinement best first.
     """

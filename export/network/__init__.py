@@ -54,6 +54,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name in ("torch", "ocnn", "segmentation_models_pytorch"):
             raise ModuleNotFoundError(
-                f"the network needs the package {error.name!r}: pip install 'zerograsp-edge[export]'", name=error.name
+                f"the network needs the package {error.name!r}: pip install 'zerograsp-edge[export]'",
+                name=error.name,
             ) from error
         raise

@@ -16,10 +16,14 @@ class SmallImageEncoder(nn.Module):
         super().__init__()
         hidden = max(out_channels // 2, 8)
         self.layers = nn.Sequential(
-            nn.Conv2d(3, hidden, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.GELU(),
-            nn.Conv2d(hidden, out_channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.GELU(),
+            nn.Conv2d(3, hidden, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, out_channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.GELU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        )  # fmt: skip
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return F.interpolate(self.layers(image), size=image.shape[-2:], mode="bilinear", align_corners=False)
@@ -28,7 +32,7 @@ class SmallImageEncoder(nn.Module):
 def build_image_encoder(config: NetworkConfig) -> nn.Module:
     """The image encoder that the configuration names; maps (B, 3, H, W) float32 to (B, image_channels, H, W).
 
-    The published one is a U-Net with a ResNeXt-50 32x4d encoder; its input's height and width must be multiples of 32.
+    The published one is a U-Net with a ResNeXt-50 32x4d encoder, for heights and widths in multiples of 32.
     """
     if config.image_encoder == "rgb":
         return nn.Identity()
@@ -38,7 +42,7 @@ def build_image_encoder(config: NetworkConfig) -> nn.Module:
         import segmentation_models_pytorch as smp
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the published image backbone needs segmentation-models-pytorch: pip install 'zerograsp-edge[export]'",
+            "the image backbone needs segmentation-models-pytorch: pip install 'zerograsp-edge[export]'",
             name=error.name,
         ) from error
     # No pretrained weights: a checkpoint follows, and nothing may be downloaded here.
@@ -51,7 +55,7 @@ def check_image_size(config: NetworkConfig, image: Tensor) -> None:
     if config.image_encoder == "unet_resnext50_32x4d" and (height % 32 or width % 32):
         raise ValueError(
             f"image: the U-Net needs height and width in multiples of 32, got {width}x{height}; "
-            f"crop to {width // 32 * 32}x{height // 32 * 32} and shift cx, cy of the intrinsics by the same pixels"
+            f"crop to {width // 32 * 32}x{height // 32 * 32} and shift cx, cy of the intrinsics with it"
         )
 
 
@@ -60,12 +64,15 @@ def sample_features(features: Tensor, projected: Tensor) -> Tensor:
 
     Args:
         features: (C, H, W) float32.
-        projected: (N, 2) float32, pixels (u, v). Mapped to [-1, 1] by 2 * (uv / (W, H) - 0.5), as the published model does.
+        projected: (N, 2) float32, pixels (u, v). Mapped to [-1, 1] by 2 * (uv / (W, H) - 0.5), as the
+            published model does.
     Returns:
         (N, C) float32.
     """
     height, width = features.shape[-2:]
     size = torch.tensor([width, height], dtype=projected.dtype, device=projected.device)
     grid = 2.0 * (projected / size - 0.5)
-    sampled = F.grid_sample(features[None], grid[None, None], mode="bilinear", padding_mode="zeros", align_corners=True)
+    sampled = F.grid_sample(
+        features[None], grid[None, None], mode="bilinear", padding_mode="zeros", align_corners=True
+    )
     return sampled[0, :, 0].t()

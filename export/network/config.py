@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from zerograsp_edge.runtime.errors import ZeroGraspError
+
 IMAGE_ENCODERS = ("unet_resnext50_32x4d", "small", "rgb")
 
-# normal 3, signed distance 1, graspness 1, quality 1, closing direction 3, approach 3, standoff depth 1, width 1
+# normal 3, signed distance, graspness, quality, closing direction 3, approach 3, standoff depth, width
 SIGNAL_CHANNELS = 14
 
 
-class ConfigError(ValueError):
+class ConfigError(ZeroGraspError, ValueError):
     """A network configuration that names unknown fields or whose sizes do not fit together."""
 
 
@@ -19,7 +21,7 @@ class ConfigError(ValueError):
 class NetworkConfig:
     """Sizes of a network. The defaults are the published model.
 
-    Depths count from the root: a node of depth d is 2^-d of the octree's cube, whose edge is `2^min_lod * grid_size` mm.
+    Depths count from the root: a node of depth d has 2^-d of the cube's edge, `2^min_lod * grid_size` mm.
     """
 
     min_lod: int = 4
@@ -28,11 +30,13 @@ class NetworkConfig:
     """Finest depth: surface points are predicted at its nodes."""
     grid_size: float = 80.0
     """Edge of a node at depth `min_lod`, mm."""
+    z_margin: int = 5
+    """Nodes of depth `min_lod` between the cube's near face and the node of the frame's nearest point."""
     channels: tuple[int, ...] = (192, 192, 96, 96, 48, 48)
     """Feature channels at depths min_lod .. max_lod, in this order."""
     image_encoder: str = "unet_resnext50_32x4d"
-    """`unet_resnext50_32x4d` (U-Net of segmentation_models_pytorch), `small` (three convolutions at a quarter of the
-    resolution), or `rgb` (no weights: the normalised colours themselves are the feature)."""
+    """`unet_resnext50_32x4d` (U-Net of segmentation_models_pytorch), `small` (three convolutions at a quarter
+    of the resolution), or `rgb` (no weights: the normalised colours themselves are the feature)."""
     image_channels: int = 32
     """Channels of the image feature; 3 for `rgb`."""
     latent: int = 16
@@ -74,9 +78,9 @@ class NetworkConfig:
                 raise ConfigError(message)
 
         for name in (
-            "min_lod", "max_lod", "image_channels", "latent", "prior_hidden", "prior_layers", "transformer_layers",
-            "transformer_heads", "transformer_mlp_ratio", "occlusion_resolution", "occlusion_out", "residual_blocks",
-            "bottleneck", "head_channels", "head_channels_finest",
+            "min_lod", "max_lod", "image_channels", "latent", "prior_hidden", "prior_layers",
+            "transformer_layers", "transformer_heads", "transformer_mlp_ratio", "occlusion_resolution",
+            "occlusion_out", "residual_blocks", "bottleneck", "head_channels", "head_channels_finest",
         ):  # fmt: skip
             value = getattr(self, name)
             require(type(value) is int and value > 0, f"{name}: expected a positive integer, got {value!r}")
@@ -87,7 +91,10 @@ class NetworkConfig:
                 f"{name}: expected positive integers, got {values!r}",
             )
         for name in ("multi_object", "occlusion", "posterior"):
-            require(type(getattr(self, name)) is bool, f"{name}: expected true or false, got {getattr(self, name)!r}")
+            require(
+                type(getattr(self, name)) is bool,
+                f"{name}: expected true or false, got {getattr(self, name)!r}",
+            )
         for name in ("grid_size", "rope_max_freq"):
             value = getattr(self, name)
             require(
@@ -96,40 +103,54 @@ class NetworkConfig:
             )
         require(
             1 <= self.min_lod < self.max_lod <= 15,
-            f"min_lod, max_lod: expected 1 <= min_lod < max_lod <= 15 (48-bit keys), got {self.min_lod}, {self.max_lod}",
+            f"min_lod, max_lod: expected 1 <= min_lod < max_lod <= 15 (48-bit keys), got {self.min_lod}, "
+            f"{self.max_lod}",
+        )
+        require(
+            type(self.z_margin) is int and 0 <= self.z_margin < 1 << self.min_lod,
+            f"z_margin: expected 0 .. {(1 << self.min_lod) - 1} nodes of the cube's {1 << self.min_lod}, got "
+            f"{self.z_margin!r}",
         )
         depths = self.max_lod - self.min_lod + 1
         require(
             len(self.channels) == depths,
-            f"channels: expected {depths} values, one per depth {self.min_lod} .. {self.max_lod}, got {len(self.channels)}",
+            f"channels: expected {depths} values, one per depth {self.min_lod} .. {self.max_lod}, got "
+            f"{len(self.channels)}",
         )
         for c in self.channels:
             require(
-                c % self.bottleneck == 0, f"channels: expected multiples of bottleneck = {self.bottleneck}, got {c}"
+                c % self.bottleneck == 0,
+                f"channels: expected multiples of bottleneck = {self.bottleneck}, got {c}",
             )
         require(
             self.image_encoder in IMAGE_ENCODERS,
             f"image_encoder: expected one of {', '.join(IMAGE_ENCODERS)}, got {self.image_encoder!r}",
         )
         if self.image_encoder == "rgb":
-            require(self.image_channels == 3, f"image_channels: expected 3 with `rgb`, got {self.image_channels}")
+            require(
+                self.image_channels == 3, f"image_channels: expected 3 with `rgb`, got {self.image_channels}"
+            )
         require(
             self.signal_channels == SIGNAL_CHANNELS,
-            f"signal_channels: expected {SIGNAL_CHANNELS}, the layout that grasp decoding reads, got {self.signal_channels}",
+            f"signal_channels: expected {SIGNAL_CHANNELS}, the layout that grasp decoding reads, got "
+            f"{self.signal_channels}",
         )
         if self.multi_object:
             head = self.coarse_channels // self.transformer_heads
             require(
                 self.coarse_channels % self.transformer_heads == 0,
-                f"transformer_heads: {self.transformer_heads} does not divide the {self.coarse_channels} channels of depth "
-                f"{self.min_lod}",
+                f"transformer_heads: {self.transformer_heads} does not divide the {self.coarse_channels} "
+                f"channels of depth {self.min_lod}",
             )
-            require(head >= 6, f"transformer_heads: a head needs 6 channels or more for its 3 axes, got {head}")
+            require(
+                head >= 6, f"transformer_heads: a head needs 6 channels or more for its 3 axes, got {head}"
+            )
         if self.occlusion:
             expected = 1 << (len(self.occlusion_channels) - 1)
             require(
                 self.occlusion_resolution == expected,
-                f"occlusion_resolution: {len(self.occlusion_channels)} levels reduce {expected} sub-voxels to one, "
+                f"occlusion_resolution: {len(self.occlusion_channels)} levels reduce {expected} sub-voxels "
+                "to one, "
                 f"got {self.occlusion_resolution}",
             )
 
@@ -196,20 +217,24 @@ class NetworkConfig:
     def edge(cls) -> NetworkConfig:
         """A network for an embedded computer: a cube of 0.64 m, voxels of 2.5 mm, and no image backbone.
 
-        The backbone is 222 of the published network's 239 GMAC. Here the colour of each point, which costs nothing, is its
-        image feature. Half the cube at the same voxel size means one depth fewer and an eighth of the dense nodes.
+        The backbone is 222 of the published network's 239 GMAC. Here the colour of each point, which costs
+        nothing, is its image feature. Half the cube at the same voxel size means one depth fewer and an
+        eighth of the dense nodes. The near margin shrinks with the cube: 160 of its 640 mm, where the
+        published network has 400 of 1280.
         """
         return cls(
-            min_lod=3, max_lod=8, grid_size=80.0, channels=(128, 96, 64, 48, 32, 24), image_encoder="rgb",
-            image_channels=3, prior_hidden=256, transformer_heads=2, head_channels_finest=128,
+            min_lod=3, max_lod=8, grid_size=80.0, z_margin=2, channels=(128, 96, 64, 48, 32, 24),
+            image_encoder="rgb", image_channels=3, prior_hidden=256, transformer_heads=2,
+            head_channels_finest=128,
         )  # fmt: skip
 
     @classmethod
     def tiny(cls) -> NetworkConfig:
-        """A few thousand parameters, every part present: for tests."""
+        """Some 40,000 parameters, every part present: for tests."""
         return cls(
-            min_lod=3, max_lod=6, grid_size=80.0, channels=(16, 16, 8, 8), image_encoder="rgb", image_channels=3,
-            latent=4, prior_hidden=16, prior_layers=2, transformer_layers=2, transformer_heads=2,
-            transformer_mlp_ratio=2, occlusion_resolution=4, occlusion_channels=(2, 4, 8), occlusion_out=8,
-            residual_blocks=1, head_channels=8, head_channels_finest=16,
+            min_lod=3, max_lod=6, grid_size=80.0, z_margin=2, channels=(16, 16, 8, 8), image_encoder="rgb",
+            image_channels=3, latent=4, prior_hidden=16, prior_layers=2, transformer_layers=2,
+            transformer_heads=2, transformer_mlp_ratio=2, occlusion_resolution=4,
+            occlusion_channels=(2, 4, 8), occlusion_out=8, residual_blocks=1, head_channels=8,
+            head_channels_finest=16,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The octree decoder: from the full coarsest depth to surface voxels, growing where occupancy is predicted."""
+"""The octree decoder: from the full coarsest depth to surface voxels, growing where a split is predicted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DecoderOutput:
 
 
 def decoder_modules(config: NetworkConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
-    """Upsampling (index 0 leads from min_lod to min_lod + 1), residual stages and heads (index 0 is min_lod)."""
+    """Upsampling (index 0: min_lod to min_lod + 1), residual stages and heads (index 0: min_lod)."""
     at = config.channels_at
     upsample = nn.ModuleList(UpsampleBnGelu(at(d), at(d + 1)) for d in config.depths[:-1])
     stages = nn.ModuleList(
@@ -91,7 +91,9 @@ def run_decoder(
     """
     upsample, stages, heads = modules
     if target is not None and forced_splits:
-        raise ValueError("target and forced_splits exclude each other: a target octree already says which nodes split")
+        raise ValueError(
+            "target and forced_splits exclude each other: a target octree already says which nodes split"
+        )
     coarsest = config.min_lod
     octree = full_octree(config, source.batch_size, tokens.device) if target is None else target
     logits: dict[int, Tensor] = {}
@@ -100,8 +102,8 @@ def run_decoder(
     found = align_index(source.keys[coarsest], octree.keys[coarsest])
     x = gather_rows(tokens, found)
     if taps is not None:
-        taps["align4"] = x
-        taps["align4/found_index"] = (found >= 0).nonzero().flatten()
+        taps[f"align{coarsest}"] = x
+        taps[f"align{coarsest}/found_index"] = (found >= 0).nonzero().flatten()
     signal = x.new_zeros(0, config.signal_channels)
     for i, depth in enumerate(config.depths):
         if depth > coarsest:
@@ -120,7 +122,8 @@ def run_decoder(
             split = forced_splits[depth]
             if split.shape != (x.shape[0],) or split.dtype != torch.bool:
                 raise ValueError(
-                    f"forced_splits[{depth}]: expected ({x.shape[0]},) bool, got {tuple(split.shape)} {split.dtype}"
+                    f"forced_splits[{depth}]: expected ({x.shape[0]},) bool, got {tuple(split.shape)} "
+                    f"{split.dtype}"
                 )
         else:
             split = prediction[:, 1] > prediction[:, 0]  # a tie means empty

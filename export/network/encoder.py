@@ -1,4 +1,4 @@
-"""The octree encoder: from the finest depth of an octree down to the coarsest, one residual stage per depth."""
+"""The octree encoder: from the finest depth of an octree to the coarsest, one residual stage per depth."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def encoder_modules(
 
     Args:
         in_channels: channels of the input feature at the finest depth.
-        extra_coarse_channels: channels concatenated to the coarsest depth's feature before its residual stage.
+        extra_coarse_channels: channels concatenated before the residual stage of the coarsest depth.
     """
     at = config.channels_at
     finest_first = range(config.max_lod, config.min_lod - 1, -1)
     conv1 = ConvBnGelu(in_channels, at(config.max_lod))
     stages = nn.ModuleList(
         ResidualStage(
-            at(d) + (extra_coarse_channels if d == config.min_lod else 0), at(d), config.residual_blocks, config.bottleneck
+            at(d) + (extra_coarse_channels if d == config.min_lod else 0),
+            at(d),
+            config.residual_blocks,
+            config.bottleneck,
         )
         for d in finest_first
     )

@@ -1,7 +1,8 @@
 """The octree layers: convolution, down- and upsampling, residual block, alignment by key.
 
-Features of a depth are (N, C) float32, one row per node, empty nodes included, in the order of the octree's keys.
-The attribute names (`conv`, `deconv`, `bn`, `linear`, `conv1x1a` ...) are those of the published state dict.
+Features of a depth are (N, C) float32, one row per node, empty nodes included, in the order of the octree's
+keys. The attribute names (`conv`, `deconv`, `bn`, `linear`, `conv1x1a` ...) are those of the published state
+dict.
 """
 
 from __future__ import annotations

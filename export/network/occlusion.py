@@ -1,4 +1,4 @@
-"""The 3D occlusion field's feature: which sub-voxels of the coarsest nodes are hidden, and by whom, through a 3D CNN."""
+"""The 3D occlusion field: which sub-voxels of a coarsest node are hidden, and by whom, through a 3D CNN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OcclusionFunction = Callable[[Tensor, Tensor, FrameInputs, float, int], Tensor]
 class OcclusionGeometry(nn.Module):
     """Corners and triangles of a cube.
 
-    The published state dict carries them as buffers, so they are here under their names; the kernel has its own.
+    The published state dict carries them as buffers, hence their names here; the kernel has its own.
     """
 
     grid_offset: Tensor
@@ -35,12 +35,14 @@ class OcclusionGeometry(nn.Module):
 
 
 def sub_voxel_offsets(resolution: int) -> Tensor:
-    """Sub-voxel centres relative to their node's centre, in node edges: (1, r^3, 3), index order (x, y, z)."""
+    """Sub-voxel centres about their node's centre, in node edges: (1, r^3, 3), index order (x, y, z)."""
     axis = (torch.arange(resolution, dtype=torch.float32) + 0.5) / resolution - 0.5
     return torch.cartesian_prod(axis, axis, axis)[None]
 
 
-def kernel_occlusion(centres: Tensor, objects: Tensor, frame: FrameInputs, edge: float, resolution: int) -> Tensor:
+def kernel_occlusion(
+    centres: Tensor, objects: Tensor, frame: FrameInputs, edge: float, resolution: int
+) -> Tensor:
     """The occlusion flags by the native kernel.
 
     Args:
@@ -52,7 +54,7 @@ def kernel_occlusion(centres: Tensor, objects: Tensor, frame: FrameInputs, edge:
     Returns:
         (N, 2, r, r, r) float32 of 0 and 1: occluded by the object itself, occluded by a neighbour.
     """
-    from zerograsp_edge.kernels import occlusion_field
+    from zerograsp_edge.kernels.occlusion import occlusion_field
 
     flags = occlusion_field(
         np.ascontiguousarray(centres.detach().cpu().numpy(), np.float32),
@@ -68,7 +70,7 @@ def kernel_occlusion(centres: Tensor, objects: Tensor, frame: FrameInputs, edge:
 
 
 class Conv3dElu(nn.Module):
-    """3x3x3 convolution with bias, zero padding, ELU. The ELU of a residual sum's last convolution is left to the caller."""
+    """3x3x3 convolution with bias and zero padding, then ELU unless a residual sum comes first."""
 
     def __init__(self, in_channels: int, out_channels: int, activate: bool = True) -> None:
         super().__init__()

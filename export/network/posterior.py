@@ -22,13 +22,15 @@ def build_target_octree(
     Args:
         points: per object (N_i, 3) float32, surface points normalised to the frame's cube.
         normals: per object (N_i, 3) float32, unit length.
-        signals: per object (N_i, signal_channels - 3) float32: signed distance (mm), graspness, quality, closing
-            direction (3), approach (3), standoff depth, width. Averaged per finest voxel.
+        signals: per object (N_i, signal_channels - 3) float32: signed distance (mm), graspness, quality,
+            closing direction (3), approach (3), standoff depth, width. Averaged per finest voxel.
     """
     octrees = []
     for index, (p, n, s) in enumerate(zip(points, normals, signals, strict=True)):
         if s.shape[1] != config.signal_channels - 3:
-            raise ValueError(f"signals[{index}]: expected {config.signal_channels - 3} channels, got {s.shape[1]}")
+            raise ValueError(
+                f"signals[{index}]: expected {config.signal_channels - 3} channels, got {s.shape[1]}"
+            )
         octree = Octree(config.max_lod, config.min_lod, device=p.device)
         octree.build_octree(Points(p, normals=n, features=s))
         octrees.append(octree)
@@ -61,7 +63,8 @@ def run_posterior(
 ) -> tuple[Tensor, Tensor]:
     """Mean and log-variance (B, latent) of the latent vector given the target.
 
-    The target's coarsest non-empty nodes are averaged per object; the input's pooled feature (B, C) is appended.
+    The target's coarsest non-empty nodes are averaged per object; the input's pooled feature (B, C) is
+    appended.
     """
     x = target.get_input_feature("NF", nempty=False)
     coarse = run_encoder(config, modules, x, target)[config.min_lod]

@@ -20,8 +20,7 @@ from .config import NetworkConfig
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 MIN_DEPTH = 10.0  # mm; a depth not above it is invalid
-CLIP = 0.99  # normalised coordinates outside (-CLIP, CLIP) are dropped: ocnn's Points.clip with its default margin
-Z_MARGIN = 5  # coarsest nodes between the octree's near face and the nearest point
+CLIP = 0.99  # points outside (-CLIP, CLIP) in any axis are dropped: ocnn's Points.clip, default margin
 
 
 class NoObjectsError(ValueError):
@@ -30,7 +29,7 @@ class NoObjectsError(ValueError):
 
 @dataclass(frozen=True)
 class FrameInputs:
-    """One frame as the network takes it. B objects, object i of the frame being `object_ids[i]` of the mask."""
+    """One frame as the network takes it, with B objects; object i is `object_ids[i]` in the mask."""
 
     image: Tensor
     """(3, H, W) float32, RGB, ImageNet-normalised."""
@@ -79,8 +78,8 @@ def back_project(u: np.ndarray, v: np.ndarray, depth: np.ndarray, intrinsics: np
 
 
 def near_plane(config: NetworkConfig, min_z: float) -> float:
-    """z of the cube's near face, mm, for the nearest point's z: a multiple of the coarsest node's edge. May be negative."""
-    return float(np.floor(min_z / config.grid_size) * config.grid_size - Z_MARGIN * config.grid_size)
+    """z of the cube's near face for the nearest point's z, both mm: a multiple of grid_size, maybe < 0."""
+    return float(np.floor(min_z / config.grid_size) * config.grid_size - config.z_margin * config.grid_size)
 
 
 def normalise_points(config: NetworkConfig, points: Tensor, z_min: float) -> Tensor:
@@ -106,7 +105,7 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def object_adjacency(masks: np.ndarray) -> np.ndarray:
-    """Masks (B, H, W) bool -> (B, B) uint8: 1 where two masks overlap after a 5x5 dilation of both, 0 on the diagonal."""
+    """(B, H, W) bool -> (B, B) uint8: 1 where two masks overlap after a 5x5 dilation; 0 on the diagonal."""
     dilated = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), 5, stride=1, padding=2).flatten(1)
     overlap = (dilated @ dilated.t() > 0).numpy().astype(np.uint8)
     np.fill_diagonal(overlap, 0)
@@ -138,7 +137,7 @@ def prepare_frame(
     image = normalise_image(rgb)
     intrinsics = np.asarray(intrinsics, np.float32)
     depth = np.asarray(depth, np.float32)
-    valid = depth > MIN_DEPTH  # False for NaN
+    valid = (depth > MIN_DEPTH) & np.isfinite(depth)
 
     ids = [int(i) for i in np.unique(mask)[1:]]
     masks = {i: mask == i for i in ids}
@@ -147,7 +146,9 @@ def prepare_frame(
         v, u = np.nonzero(masks[i] & valid)
         metric[i] = back_project(u, v, depth[v, u], intrinsics)
     if not any(len(p) for p in metric.values()):
-        raise NoObjectsError(f"no object with valid depth: mask values {ids or 'none besides the background'}")
+        raise NoObjectsError(
+            f"no object with valid depth: mask values {ids or 'none besides the background'}"
+        )
     z_min = near_plane(config, min(float(p[:, 2].min()) for p in metric.values() if len(p)))
 
     points: dict[int, Tensor] = {}
@@ -158,7 +159,8 @@ def prepare_frame(
             points[i] = normalised[inside]
     if not points:
         raise NoObjectsError(
-            f"no object has a point inside the cube of {config.cube_size:g} mm from z = {z_min:g} mm: mask values {ids}"
+            f"no object has a point inside the cube of {config.cube_size:g} mm from z = {z_min:g} mm: mask "
+            f"values {ids}"
         )
 
     labels = np.full((height, width), -1, np.int32)

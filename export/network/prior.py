@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ocnn.modules import FcBnRelu
 from ocnn.nn import octree_global_pool
 from ocnn.octree import Octree
@@ -13,12 +15,12 @@ from .config import NetworkConfig
 def latent_head(in_channels: int, config: NetworkConfig) -> nn.Sequential:
     """(B, in) -> (B, 2 * latent): `prior_layers` x [Linear, BatchNorm, ReLU], then Linear."""
     widths = [in_channels] + [config.prior_hidden] * config.prior_layers
-    layers: list[nn.Module] = [FcBnRelu(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    layers: list[nn.Module] = [FcBnRelu(a, b) for a, b in pairwise(widths)]
     return nn.Sequential(*layers, nn.Linear(config.prior_hidden, 2 * config.latent))
 
 
 def pool_objects(x: Tensor, octree: Octree, depth: int, nempty: bool = False) -> Tensor:
-    """Mean feature per object: (N, C) -> (B, C), over all nodes of `depth`, or only the non-empty ones (x has their rows)."""
+    """Mean feature per object, (N, C) -> (B, C), over all nodes of `depth`, or over the non-empty ones."""
     return octree_global_pool(x, octree, depth, nempty)
 
 
@@ -27,5 +29,7 @@ def sample_latent(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
     if noise is None:
         return mean
     if noise.shape != mean.shape:
-        raise ValueError(f"noise: expected shape {tuple(mean.shape)} (objects, latent), got {tuple(noise.shape)}")
+        raise ValueError(
+            f"noise: expected shape {tuple(mean.shape)} (objects, latent), got {tuple(noise.shape)}"
+        )
     return mean + (0.5 * logvar).exp() * noise

@@ -1,4 +1,4 @@
-"""The multi-object encoder: attention over the coarsest nodes of all objects of a frame, with 3D rotary embedding."""
+"""The multi-object encoder: attention over the coarsest nodes of a frame, with 3D rotary embedding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LAYER_NORM_EPS = 1e-6
 class RotaryEmbedding3d(nn.Module):
     """Rotates interleaved channel pairs of q and k by frequencies of the node centre's x, y and z.
 
-    The "pixel" frequencies of rotary-embedding-torch for dim = head_dim // 3: linspace(1, max_freq / 2, dim // 2) * pi.
-    They are part of the published state dict.
+    The "pixel" frequencies of rotary-embedding-torch for dim = head_dim // 3:
+    linspace(1, max_freq / 2, dim // 2) * pi. They are part of the published state dict.
     """
 
     def __init__(self, head_dim: int, max_freq: float) -> None:
@@ -64,7 +64,9 @@ class Mlp(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         # Index 2 is the place of a dropout: the published names are mlp.0 and mlp.3.
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(x)
@@ -112,8 +114,8 @@ class TransformerBlock(nn.Module):
 class MultiObjectEncoder(nn.Module):
     """Transformer over node tokens.
 
-    Forward: x (N, C) float32, positions (N, 3) float32 node centres in [-1, 1], frame_sizes: tokens of each frame of the
-    batch, in order; attention does not cross frames. Returns (N, C).
+    Forward: x (N, C) float32; positions (N, 3) float32, node centres in [-1, 1]; frame_sizes: the tokens of
+    each frame of the batch, in order: attention does not cross frames. Returns (N, C).
     """
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -1,4 +1,4 @@
-"""The whole network. Module and parameter names are those of the published state dict, without its prefix `model.`."""
+"""The whole network. Parameter names are those of the published state dict without its prefix `model.`."""
 
 from __future__ import annotations
 
@@ -46,10 +46,8 @@ class Encoding:
 class Prediction(DecoderOutput):
     """The network's output at inference."""
 
-    mean: Tensor
-    """(B, latent) of the prior."""
-    logvar: Tensor
-    """(B, latent) of the prior."""
+    encoding: Encoding
+    """With the input octree and the prior's mean and log-variance."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ class TrainingPrediction(DecoderOutput):
 class ZeroGrasp(nn.Module):
     """RGB-D frame with instance masks to an octree of surface points with normals and grasps.
 
-    Forward takes one `FrameInputs` or a sequence of them; objects of all frames form one batch, in order, and attention
-    does not cross frames. Masks, depth and points come from `prepare_frame`.
+    Forward takes one `FrameInputs` or a sequence of them; objects of all frames form one batch, in order, and
+    attention does not cross frames. Masks, depth and points come from `prepare_frame`.
     """
 
     ofe_offset: Tensor
@@ -119,7 +117,7 @@ class ZeroGrasp(nn.Module):
         """Image encoder, input octree, octree encoder, occlusion field, prior.
 
         Args:
-            occlusion: the flags (N, 2, r, r, r) of all coarsest nodes, or the function that computes them for a frame.
+            occlusion: flags (N, 2, r, r, r) of all coarsest nodes, or the function that computes a frame's.
             taps: receives intermediate tensors by the names of the reference vectors.
         """
         frames = _as_frames(frames)
@@ -132,11 +130,13 @@ class ZeroGrasp(nn.Module):
         frame_sizes = torch.bincount(frame_of_node, minlength=len(frames)).tolist()
         if taps is not None:
             taps["point_features"] = torch.cat(features)
-            taps["in/features9"] = octree.features[config.max_lod]
+            taps[f"in/features{config.max_lod}"] = octree.features[config.max_lod]
             taps["in/input_feature"] = x
 
         def with_occlusion(coarse: Tensor) -> Tensor:
-            flags = occlusion if isinstance(occlusion, Tensor) else self._flags(frames, octree, frame_sizes, occlusion)
+            flags = occlusion
+            if not isinstance(flags, Tensor):
+                flags = self._flags(frames, octree, frame_sizes, flags)
             expected = (coarse.shape[0], 2) + (config.occlusion_resolution,) * 3
             if tuple(flags.shape) != expected:
                 raise ValueError(f"occlusion flags: expected shape {expected}, got {tuple(flags.shape)}")
@@ -155,7 +155,11 @@ class ZeroGrasp(nn.Module):
         return Encoding(octree, outputs, pooled, mean, logvar, frame_sizes)
 
     def _flags(
-        self, frames: Sequence[FrameInputs], octree: Octree, frame_sizes: list[int], occlusion: OcclusionFunction
+        self,
+        frames: Sequence[FrameInputs],
+        octree: Octree,
+        frame_sizes: list[int],
+        occlusion: OcclusionFunction,
     ) -> Tensor:
         """Occlusion flags of all coarsest nodes, (N, 2, r, r, r)."""
         depth = self.config.min_lod
@@ -172,7 +176,7 @@ class ZeroGrasp(nn.Module):
         return torch.cat(flags)
 
     def fuse(self, encoding: Encoding, latent: Tensor) -> Tensor:
-        """Latent vectors (B, latent) into the coarsest features, then the multi-object encoder: tokens (N, C)."""
+        """Latent vectors (B, latent) into the coarsest features, then multi-object encoder: tokens (N, C)."""
         depth, octree = self.config.min_lod, encoding.octree
         repeated = latent[octree.batch_id(depth)]
         x = self.conv2(torch.cat((encoding.features[depth], repeated), dim=1), octree, depth)
@@ -191,7 +195,7 @@ class ZeroGrasp(nn.Module):
         """Inference.
 
         Args:
-            noise: (B, latent) standard normal, for a sample of the latent vector; without it the prior's mean.
+            noise: (B, latent) standard normal, to sample the latent vector; without it the prior's mean.
             occlusion: flags or the function that computes them, see `encode`.
             forced_splits: [d]: (N_d,) bool in place of the predicted occupancy.
             taps: receives every intermediate tensor by the names of the reference vectors.
@@ -201,9 +205,15 @@ class ZeroGrasp(nn.Module):
             tokens = self.fuse(encoding, sample_latent(encoding.mean, encoding.logvar, noise))
             decoder = (self.upsample, self.decoder_blks, self.predict)
             out = run_decoder(
-                self.config, decoder, tokens, encoding.features, encoding.octree, forced_splits=forced_splits, taps=taps
+                self.config,
+                decoder,
+                tokens,
+                encoding.features,
+                encoding.octree,
+                forced_splits=forced_splits,
+                taps=taps,
             )
-        return Prediction(out.octree, out.logits, out.split, out.signal, encoding.mean, encoding.logvar)
+        return Prediction(out.octree, out.logits, out.split, out.signal, encoding)
 
     def forward_train(
         self,
@@ -227,14 +237,21 @@ class ZeroGrasp(nn.Module):
         decoder = (self.upsample, self.decoder_blks, self.predict)
         out = run_decoder(self.config, decoder, tokens, encoding.features, encoding.octree, target=target)
         return TrainingPrediction(
-            out.octree, out.logits, out.split, out.signal, target_signal(target), (encoding.mean, encoding.logvar),
+            out.octree,
+            out.logits,
+            out.split,
+            out.signal,
+            target_signal(target),
+            (encoding.mean, encoding.logvar),
             posterior,
-        )  # fmt: skip
+        )
 
     def encode_target(self, target: Octree, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior's mean and log-variance (B, latent), from the target octree and the input's pooled feature."""
+        """The posterior's mean and log-variance (B, latent), from target and pooled input feature (B, C)."""
         if not self.config.posterior:
-            raise ValueError("this network has no posterior branch (config.posterior is false): it cannot be trained")
+            raise ValueError(
+                "this network has no posterior branch (config.posterior is false): it cannot be trained"
+            )
         modules = (self.posterior_conv1, self.posterior_encoder_blks, self.posterior_downsample)
         return run_posterior(self.config, modules, self.posterior_head, target, pooled)
 

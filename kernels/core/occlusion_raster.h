@@ -15,21 +15,6 @@ constexpr float kInvalidDepth = 10.0f;  // mm; a depth sample at or below it say
 // that the camera measures lies in front of it.
 constexpr float kNearPlane = 1.0f;  // mm
 
-// Corner index = 4 * (x high) + 2 * (y high) + (z high). The order within a triangle decides between corners of equal
-// image x (left_to_right is stable), the diagonals decide which pixels at the rim of a face are covered.
-#if defined(__CUDACC__)
-__constant__
-#else
-constexpr
-#endif
-    unsigned char kCorners[kTriangles][3] = {{1, 2, 3}, {1, 0, 2}, {4, 6, 7}, {4, 5, 7}, {0, 1, 5}, {0, 5, 4},
-                                             {3, 7, 6}, {3, 6, 2}, {4, 6, 2}, {4, 0, 2}, {7, 1, 5}, {1, 7, 3}};
-
-struct Camera {
-  float fx, fy, cx, cy;
-  int width, height;
-};
-
 // Image coordinate of a camera-frame coordinate, through normalised device coordinates as the published network does.
 ZG_HD float project(float value, float z, float focal, float centre, int size) {
   const float extent = static_cast<float>(size);
@@ -64,8 +49,12 @@ ZG_HD void left_to_right(Triangles& T, int t) {
   swap_if(swap, T.ax[t], T.bx[t]), swap_if(swap, T.ay[t], T.by[t]), swap_if(swap, T.az[t], T.bz[t]);
 }
 
-// x, y, z: the 8 corners of the sub-voxel in image coordinates and mm.
+// x, y, z: the 8 corners of the sub-voxel in image coordinates and mm; index = 4 * (x high) + 2 * (y high) + (z high).
+// The order within a triangle decides between corners of equal image x (left_to_right is stable), the diagonals decide
+// which pixels at the rim of a face are covered: both as the published flags need them.
 ZG_HD void gather_triangle(Triangles& T, int t, const float* x, const float* y, const float* z) {
+  constexpr unsigned char kCorners[kTriangles][3] = {{1, 2, 3}, {1, 0, 2}, {4, 6, 7}, {4, 5, 7}, {0, 1, 5}, {0, 5, 4},
+                                                     {3, 7, 6}, {3, 6, 2}, {4, 6, 2}, {4, 0, 2}, {7, 1, 5}, {1, 7, 3}};
   const int a = kCorners[t][0], b = kCorners[t][1], c = kCorners[t][2];
   T.ax[t] = x[a], T.ay[t] = y[a], T.az[t] = z[a];
   T.bx[t] = x[b], T.by[t] = y[b], T.bz[t] = z[b];

@@ -45,6 +45,7 @@ struct Camera {
 
 struct Cube {
   float grid_size;    // mm, edge of a node at depth min_lod
+  float z_margin;     // nodes of that edge between the cube's near side and the nearest point
   float half_extent;  // mm from the optical axis to the cube's side
   float margin;       // points keep this far from the cube's sides, in normalised units
   float min_depth;    // mm; a pixel is valid beyond it
@@ -65,11 +66,15 @@ class PointScan {
   void write(const Parallel& parallel, float* points, std::int32_t* counts, std::int32_t* valid_counts);
 
  private:
-  struct Block {  // some rows of the image, in raster order
-    std::vector<std::int32_t> label;
-    std::vector<float> xyz;
+  struct Span {  // consecutive points of one object
+    std::int32_t label, count;
+  };
+  struct Block {  // the points of some rows of the image, in raster order
+    std::vector<float> x, y, z;
+    std::vector<Span> spans;
+    std::vector<std::int32_t> column;              // of the valid pixels of one row
     std::vector<std::int32_t> valid, kept, place;  // per object
-    std::int64_t count = 0;
+    std::int64_t count = 0, span_count = 0;
     float nearest = 0;
     std::int32_t wrong_label = -1;
   };
@@ -122,9 +127,9 @@ class OctreeBuild {
 class OctreeGrowth {
  public:
   // Decides which of n nodes split: by logits (stride floats a row; node i reads row rows[i], or i), or by `forced`.
-  // False if an entry of `rows` is outside [0, row_count).
+  // With `keep_one`, node 0 splits if no other does. False if an entry of `rows` is outside [0, row_count).
   bool decide(const Parallel& parallel, const float* logits, std::int64_t row_count, std::int64_t stride,
-              const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n);
+              const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n, bool keep_one);
   std::int64_t split_count() const { return split_count_; }
   std::int64_t nan_count() const { return nan_count_; }
   std::int64_t nodes() const { return nodes_; }
@@ -181,10 +186,17 @@ class VoxelFeatures {
     float weight[4];
     std::int32_t offset;
   };
-  void plan_voxel(std::int64_t voxel, const Projection& projection, std::int64_t padded_width);
+  struct Sample {  // the upper left of the four pixels around a point's position, and the position from there
+    std::int32_t x, y;
+    float right, below;
+  };
+  void project(std::int64_t first, std::int64_t last, const float* points, const Projection& projection);
+  std::int64_t plan_voxel(std::int64_t voxel, const Projection& projection, std::int64_t padded_width,
+                          Segment* segments);
 
   std::vector<std::int32_t> start_, order_, segment_count_;
-  std::vector<float> column_, row_;  // sampling position of every point, in `order_`
+  std::vector<float> column_, row_;  // where each point samples the feature map, pixels
+  std::vector<Sample> samples_;      // of the points in `order_`
   std::vector<Segment> segments_;
 };
 

@@ -59,6 +59,26 @@ ZG_HD std::int32_t grid_neighbour_rank(std::uint32_t morton, int n, const std::i
   return children[morton_encode(x, y, z)];
 }
 
+// All 27 of them, `stride` apart; the coordinates' bits are spread once.
+ZG_HD void grid_neighbour_ranks(std::uint32_t morton, int n, const std::int32_t* children, std::int32_t* out,
+                                       std::int64_t stride) {
+  std::int32_t at[3];
+  morton_decode(morton, &at[0], &at[1], &at[2]);
+  std::int64_t bits[3][3];  // per axis and step: the spread coordinate, or -1 outside
+  for (int axis = 0; axis < 3; ++axis)
+    for (int step = 0; step < 3; ++step) {
+      const std::int32_t c = at[axis] + step - 1;
+      bits[axis][step] =
+          c < 0 || c >= n ? -1 : static_cast<std::int64_t>(spread_bits(static_cast<std::uint32_t>(c)) << (2 - axis));
+    }
+  for (int x = 0; x < 3; ++x)
+    for (int y = 0; y < 3; ++y)
+      for (int z = 0; z < 3; ++z, out += stride) {
+        const std::int64_t node = bits[0][x] | bits[1][y] | bits[2][z];  // -1 if any is
+        *out = node < 0 ? -1 : children[node];
+      }
+}
+
 // Node splits when channel 1 beats channel 0; a tie and NaN leave it empty (published: argmax).
 ZG_HD bool splits(const float* logits) { return logits[1] > logits[0]; }
 

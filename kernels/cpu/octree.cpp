@@ -54,7 +54,7 @@ void OctreeBuild::sort_object(std::int64_t object, const float* points) {
   const float cells = static_cast<float>(1 << depth_);
   std::uint64_t* runs = runs_.data() + first;
   std::int64_t run_count = 0;
-  std::uint32_t previous = 0;
+  std::uint32_t previous = ~std::uint32_t{0};  // no cell: those have thirty bits
   bad_point_[object] = -1;
   for (std::int64_t i = first; i < last; ++i) {
     const float x = (points[3 * i] + 1.0f) * half_cells, y = (points[3 * i + 1] + 1.0f) * half_cells,
@@ -63,12 +63,14 @@ void OctreeBuild::sort_object(std::int64_t object, const float* points) {
       bad_point_[object] = i;
       return;
     }
-    const std::uint32_t key = morton_encode(static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(y),
-                                            static_cast<std::uint32_t>(z));
-    if (run_count == 0 || key != previous) {
-      runs[run_count] = static_cast<std::uint64_t>(key) << 32 | static_cast<std::uint64_t>(run_count);
+    const std::uint32_t a = static_cast<std::uint32_t>(static_cast<std::int32_t>(x)),
+                        b = static_cast<std::uint32_t>(static_cast<std::int32_t>(y)),
+                        c = static_cast<std::uint32_t>(static_cast<std::int32_t>(z));
+    const std::uint32_t cell = a << 20 | b << 10 | c;
+    if (cell != previous) {
+      runs[run_count] = static_cast<std::uint64_t>(morton_encode(a, b, c)) << 32 | static_cast<std::uint64_t>(run_count);
       ++run_count;
-      previous = key;
+      previous = cell;
     }
     run_of_point_[i] = static_cast<std::int32_t>(run_count - 1);
   }
@@ -76,11 +78,13 @@ void OctreeBuild::sort_object(std::int64_t object, const float* points) {
   std::uint32_t* voxels = level(object, depth_);
   std::int64_t voxel_count = 0;
   if (run_count > 0) {
-    const std::uint64_t* sorted = radix_sort(runs, sorted_.data() + first, static_cast<std::size_t>(run_count), 3 * depth_);
+    const std::uint64_t* sorted =
+        radix_sort(runs, sorted_.data() + first, static_cast<std::size_t>(run_count), 3 * depth_);
     for (std::int64_t i = 0; i < run_count; ++i) {
       const std::uint32_t key = static_cast<std::uint32_t>(sorted[i] >> 32);
       if (voxel_count == 0 || voxels[voxel_count - 1] != key) voxels[voxel_count++] = key;
-      run_voxel_[first + static_cast<std::int64_t>(sorted[i] & 0xffffffffu)] = static_cast<std::uint32_t>(voxel_count - 1);
+      const std::int64_t run = static_cast<std::int64_t>(sorted[i] & 0xffffffffu);
+      run_voxel_[first + run] = static_cast<std::uint32_t>(voxel_count - 1);
     }
   }
   split_[depth_ * objects_ + object] = voxel_count;
@@ -143,7 +147,8 @@ void OctreeBuild::write_object(std::int64_t object, std::int64_t* const* keys, s
     for (std::int64_t i = 0; i < cells; ++i) key[i] = object_key(object, static_cast<std::uint32_t>(i));
     std::fill_n(child, cells, -1);
     const std::uint32_t* nodes = level(object, full_depth_);
-    for (std::int64_t i = 0; i < count(full_depth_); ++i) child[nodes[i]] = static_cast<std::int32_t>(offset(full_depth_) + i);
+    const std::int64_t rank = offset(full_depth_);
+    for (std::int64_t i = 0; i < count(full_depth_); ++i) child[nodes[i]] = static_cast<std::int32_t>(rank + i);
   }
   for (int d = full_depth_ + 1; d <= depth_; ++d) {
     const std::uint32_t* parents = level(object, d - 1);

@@ -86,8 +86,7 @@ void ActiveGrid::write(const Parallel& parallel, const std::int64_t* keys, std::
       }
     }
     for (; row > first_row_[o]; --row)  // node_rows holds the whole grid, so it already knows every neighbour's row
-      for (int tap = 0; tap < kTaps; ++tap)
-        neighbours[tap * row_count + row - 1] = grid_neighbour_rank(morton_of_row_[row - 1], 1 << depth_, rows, tap);
+      grid_neighbour_ranks(morton_of_row_[row - 1], 1 << depth_, rows, neighbours + row - 1, row_count);
   });
   for (std::int64_t i = 0; i < count_; ++i)
     source[node_rows[(keys[i] >> kObjectShift) * cells_ + (keys[i] & kMortonMask)]] = static_cast<std::int32_t>(i);

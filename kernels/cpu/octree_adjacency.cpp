@@ -23,7 +23,8 @@ bool MaskAdjacency::run(const Parallel& parallel, const std::int32_t* labels, st
   std::fill_n(partial_.begin(), blocks * table, std::uint8_t{0});
 
   parallel_for(parallel, blocks, [&](std::size_t b) {
-    const std::int64_t first = static_cast<std::int64_t>(b) * kRowsPerBlock, last = std::min(first + kRowsPerBlock, height);
+    const std::int64_t first = static_cast<std::int64_t>(b) * kRowsPerBlock;
+    const std::int64_t last = std::min(first + kRowsPerBlock, height);
     for (std::int64_t v = first; v < last; ++v) {
       const std::int32_t* row = labels + v * width;
       Run* runs = runs_.data() + v * width;
@@ -46,7 +47,8 @@ bool MaskAdjacency::run(const Parallel& parallel, const std::int32_t* labels, st
 
   parallel_for(parallel, blocks, [&](std::size_t b) {
     std::uint8_t* found = partial_.data() + b * table;
-    const std::int64_t first = static_cast<std::int64_t>(b) * kRowsPerBlock, last = std::min(first + kRowsPerBlock, height);
+    const std::int64_t first = static_cast<std::int64_t>(b) * kRowsPerBlock;
+    const std::int64_t last = std::min(first + kRowsPerBlock, height);
     for (std::int64_t v = first; v < last; ++v)
       for (std::int64_t w = v; w < std::min(v + kReach + 1, height); ++w) {
         const Run *upper = runs_.data() + v * width, *lower = runs_.data() + w * width;

@@ -25,7 +25,8 @@ void align_keys(const Parallel& parallel, const std::int64_t* source, std::int64
     std::int64_t j = std::lower_bound(source, source + source_count, target[i]) - source;
     while (i < last) {
       const std::int64_t key = target[i];
-      while (j < source_count && source[j] < key) j += sibling_group(source, j, source_count) && source[j + 7] < key ? 8 : 1;
+      while (j < source_count && source[j] < key)
+        j += sibling_group(source, j, source_count) && source[j + 7] < key ? 8 : 1;
       if (sibling_group(target, i, last)) {
         if (j == source_count || source[j] > key + 7) {
           std::fill_n(rows + i, 8, -1);

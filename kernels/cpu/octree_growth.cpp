@@ -12,7 +12,7 @@ constexpr std::int64_t kNodesPerBlock = 4096;
 }
 
 bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::int64_t row_count, std::int64_t stride,
-                          const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n) {
+                          const std::int32_t* rows, const std::uint8_t* forced, std::int64_t n, bool keep_one) {
   nodes_ = n;
   const std::size_t blocks = static_cast<std::size_t>((n + kNodesPerBlock - 1) / kNodesPerBlock);
   reserve(split_, static_cast<std::size_t>(n));
@@ -20,7 +20,8 @@ bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::in
   reserve(block_nan_, blocks);
   reserve(block_bad_, blocks);
   parallel_for(parallel, blocks, [&](std::size_t b) {
-    const std::int64_t first = static_cast<std::int64_t>(b) * kNodesPerBlock, last = std::min(first + kNodesPerBlock, n);
+    const std::int64_t first = static_cast<std::int64_t>(b) * kNodesPerBlock;
+    const std::int64_t last = std::min(first + kNodesPerBlock, n);
     std::int64_t split = 0, nan = 0, bad = 0;
     for (std::int64_t i = first; i < last; ++i) {
       const std::int64_t row = rows ? rows[i] : i;
@@ -51,10 +52,9 @@ bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::in
     nan_count_ += block_nan_[b];
     bad += block_bad_[b];
   }
-  if (split_count_ == 0) {  // the published rule: a depth never stays without a split node
+  if (keep_one && split_count_ == 0) {  // the published rule: a depth never stays without a split node
     split_[0] = 1;
     split_count_ = 1;
-    for (std::size_t b = 1; b < blocks; ++b) block_split_[b] = 1;
   }
   return bad == 0;
 }
@@ -63,7 +63,8 @@ void OctreeGrowth::write(const Parallel& parallel, const std::int32_t* rows, con
                          std::int32_t* children, std::int32_t* split_rows, std::int64_t* next_keys) {
   const std::size_t blocks = static_cast<std::size_t>((nodes_ + kNodesPerBlock - 1) / kNodesPerBlock);
   parallel_for(parallel, blocks, [&](std::size_t b) {
-    const std::int64_t first = static_cast<std::int64_t>(b) * kNodesPerBlock, last = std::min(first + kNodesPerBlock, nodes_);
+    const std::int64_t first = static_cast<std::int64_t>(b) * kNodesPerBlock;
+    const std::int64_t last = std::min(first + kNodesPerBlock, nodes_);
     std::int64_t rank = block_split_[b];
     for (std::int64_t i = first; i < last; ++i) {
       if (!split_[static_cast<std::size_t>(i)]) {

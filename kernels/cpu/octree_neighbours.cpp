@@ -12,20 +12,10 @@ namespace {
 
 constexpr std::int64_t kParentsPerBlock = 256;
 
-struct CellTable {
-  std::int8_t direction[kCells], child[kCells];
-  CellTable() {
-    for (int cell = 0; cell < kCells; ++cell) {
-      direction[cell] = static_cast<std::int8_t>(cell_direction(cell));
-      child[cell] = static_cast<std::int8_t>(cell_child(cell));
-    }
-  }
-};
-const CellTable kCellTable;
-
-// The 4 x 4 x 4 nodes around and including the children of one split node.
+// The 4 x 4 x 4 nodes around and including the children of one split node. Unrolled, so that the tables become constants.
 inline void fill_cells(const std::int32_t* parents, std::int32_t* cells) {
-  for (int cell = 0; cell < kCells; ++cell) cells[cell] = cell_node(parents[kCellTable.direction[cell]], kCellTable.child[cell]);
+#pragma GCC unroll 64
+  for (int cell = 0; cell < kCells; ++cell) cells[cell] = cell_node(parents[cell_direction(cell)], cell_child(cell));
 }
 
 template <class F>
@@ -48,6 +38,7 @@ void expand_neighbours(const Parallel& parallel, const std::int32_t* split_neigh
       if (rank)
         for (std::int32_t& cell : cells) cell = cell < 0 ? -1 : rank[cell];
       std::int32_t* out = neighbours + 8 * s;
+#pragma GCC unroll 27
       for (int tap = 0; tap < kTaps; ++tap, out += nodes) {
         const std::int32_t* corner = cells + neighbour_cell(0, tap);
         std::memcpy(out, corner, 8);  // siblings 0, 1 and so on lie side by side along z
@@ -70,6 +61,7 @@ void split_neighbours_from_parents(const Parallel& parallel, const std::int32_t*
         const std::int32_t rank = children[8 * s + child];
         if (rank < 0) continue;
         std::int32_t* out = split_neighbours + static_cast<std::int64_t>(rank) * kTaps;
+#pragma GCC unroll 9
         for (int tap = 0; tap < kTaps; tap += 3) std::memcpy(out + tap, cells + neighbour_cell(child, tap), 12);
       }
     }
@@ -83,9 +75,8 @@ void split_neighbours_of_grid(const Parallel& parallel, int depth, std::int64_t 
     for (std::int64_t node = first; node < last; ++node) {
       if (children[node] < 0) continue;
       const std::int32_t* grid = children + node / cells * cells;
-      std::int32_t* out = split_neighbours + static_cast<std::int64_t>(children[node]) * kTaps;
-      for (int tap = 0; tap < kTaps; ++tap)
-        out[tap] = grid_neighbour_rank(static_cast<std::uint32_t>(node % cells), 1 << depth, grid, tap);
+      grid_neighbour_ranks(static_cast<std::uint32_t>(node % cells), 1 << depth, grid,
+                           split_neighbours + static_cast<std::int64_t>(children[node]) * kTaps, 1);
     }
   });
 }

@@ -113,7 +113,7 @@ class OctreeResidual {
     c.expect(neighbours.dim(0) == weights_.conv.taps && neighbours.dim(1) == n,
              "input neighbours: expected (" + std::to_string(weights_.conv.taps) + ", " + std::to_string(n) + "), got " + shape_text(neighbours.shape));
     float* y = c.output<float>(0, {n, weights_.b.cout});
-    ScratchPool::Lease scratch = ScratchPool::instance().take();
+    ScratchPool<Workspace>::Lease scratch;
     octree_residual(x.data, neighbours.data, n, weights_, y, *scratch, c.parallel());
   }
 

@@ -159,22 +159,4 @@ void Context::run(void* pool, std::size_t count, Parallel::Task task, void* cont
   check(self.api_, status, "run in parallel");
 }
 
-ScratchPool& ScratchPool::instance() {
-  static ScratchPool pool;
-  return pool;
-}
-
-ScratchPool::Lease ScratchPool::take() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (free_.empty()) return Lease(*this, std::make_unique<Workspace>());
-  std::unique_ptr<Workspace> workspace = std::move(free_.back());
-  free_.pop_back();
-  return Lease(*this, std::move(workspace));
-}
-
-void ScratchPool::give_back(std::unique_ptr<Workspace> workspace) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  free_.push_back(std::move(workspace));
-}
-
 }  // namespace zerograsp::ort

@@ -91,27 +91,42 @@ class Context {
   const char* node_;
 };
 
-// Scratch buffers shared by all nodes of all sessions: as many as nodes ever ran at once, each as large as the largest.
+// Scratch memory shared by all nodes of all sessions: as many workspaces as nodes ever ran at once (a session may be run
+// by several threads), each grown to the largest node it served.
+template <class W>
 class ScratchPool {
  public:
   class Lease {
    public:
-    Lease(ScratchPool& pool, std::unique_ptr<Workspace> workspace) : pool_(pool), workspace_(std::move(workspace)) {}
-    ~Lease() { pool_.give_back(std::move(workspace_)); }
+    Lease() : workspace_(instance().take()) {}
+    ~Lease() { instance().give_back(std::move(workspace_)); }
     Lease(const Lease&) = delete;
-    Workspace& operator*() { return *workspace_; }
+    Lease& operator=(const Lease&) = delete;
+    W& operator*() { return *workspace_; }
 
    private:
-    ScratchPool& pool_;
-    std::unique_ptr<Workspace> workspace_;
+    std::unique_ptr<W> workspace_;
   };
-  Lease take();
-  static ScratchPool& instance();
 
  private:
-  void give_back(std::unique_ptr<Workspace> workspace);
+  static ScratchPool& instance() {
+    static ScratchPool pool;
+    return pool;
+  }
+  std::unique_ptr<W> take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<W>();
+    std::unique_ptr<W> workspace = std::move(free_.back());
+    free_.pop_back();
+    return workspace;
+  }
+  void give_back(std::unique_ptr<W> workspace) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(workspace));
+  }
+
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> free_;
+  std::vector<std::unique_ptr<W>> free_;
 };
 
 struct Signature {

@@ -29,12 +29,12 @@ std::vector<T*> pointers(const std::vector<nb::ndarray<T, nb::c_contig, nb::devi
 }
 
 bool scan(PointScan& self, Array<const float, 2> depth, Array<const std::int32_t, 2> labels, std::int64_t objects,
-          Floats inverse, float grid_size, float half_extent, float margin, float min_depth,
+          Floats inverse, float grid_size, float z_margin, float half_extent, float margin, float min_depth,
           std::optional<Array<std::int32_t, 2>> valid_labels, int threads) {
   Camera camera;
   std::copy_n(inverse.data(), 9, camera.inverse);
   return self.scan(openmp(threads), depth.data(), labels.data(), static_cast<std::int64_t>(depth.shape(0)),
-                   static_cast<std::int64_t>(depth.shape(1)), objects, camera, {grid_size, half_extent, margin, min_depth},
+                   static_cast<std::int64_t>(depth.shape(1)), objects, camera, {grid_size, z_margin, half_extent, margin, min_depth},
                    data_or_null(valid_labels));
 }
 
@@ -49,11 +49,11 @@ void write_octree(OctreeBuild& self, const std::vector<Keys>& keys, const std::v
 
 bool decide(OctreeGrowth& self, std::optional<Array<const float, 2>> logits,
             std::optional<Array<const std::int32_t, 1>> rows, std::optional<Array<const std::uint8_t, 1>> forced,
-            std::int64_t nodes, int threads) {
+            std::int64_t nodes, bool keep_one, int threads) {
   const std::int64_t row_count = logits ? static_cast<std::int64_t>(logits->shape(0)) : INT32_MAX;
   return self.decide(openmp(threads), data_or_null(logits), row_count,
                      logits ? static_cast<std::int64_t>(logits->shape(1)) : 0, data_or_null(rows), data_or_null(forced),
-                     nodes);
+                     nodes, keep_one);
 }
 
 void write_growth(OctreeGrowth& self, std::optional<Array<const std::int32_t, 1>> rows, Array<const std::int64_t, 1> keys,
@@ -83,7 +83,7 @@ bool voxel_features(VoxelFeatures& self, Array<const float, 2> points, Array<con
 void bind_octree(nb::module_& m) {
   nb::class_<PointScan>(m, "PointScan")
       .def(nb::init<>())
-      .def("scan", &scan, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+      .def("scan", &scan, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg().noconvert().none(), nb::arg(), Release())
       .def_prop_ro("points", &PointScan::points)
       .def_prop_ro("z_min", &PointScan::z_min)
@@ -105,7 +105,8 @@ void bind_octree(nb::module_& m) {
       .def("split_counts",
            [](const OctreeBuild& self, Array<std::int64_t, 2> counts) {
              for (int d = 0; d <= self.depth(); ++d)
-               for (std::int64_t o = 0; o < self.objects(); ++o) counts.data()[d * self.objects() + o] = self.split_count(d, o);
+               for (std::int64_t o = 0; o < self.objects(); ++o)
+                 counts.data()[d * self.objects() + o] = self.split_count(d, o);
            },
            nb::arg().noconvert())
       .def("write", &write_octree, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(),
@@ -113,7 +114,7 @@ void bind_octree(nb::module_& m) {
 
   nb::class_<OctreeGrowth>(m, "OctreeGrowth")
       .def(nb::init<>())
-      .def("decide", &decide, nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), Release())
+      .def("decide", &decide, nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), Release())
       .def_prop_ro("split_count", &OctreeGrowth::split_count)
       .def_prop_ro("nan_count", &OctreeGrowth::nan_count)
       .def("write", &write_growth, nb::arg().none(), nb::arg(), nb::arg().noconvert(), nb::arg().noconvert(),

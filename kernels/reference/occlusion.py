@@ -3,9 +3,9 @@
 Float32 throughout, every operation in the order of the published network, because the flags are decisions: a
 rounding more or less moves a pixel in or out of a triangle. Beyond plain rasterisation:
 
-- Image coordinates go through normalised device coordinates and end half a pixel left of and above the pixels.
-- The first column is floor(leftmost x), which lies left of the leftmost corner; its rows are those at the corner.
-  Extrapolated rows would give 1 in 340 flags otherwise than published; this, with the triangles below, gives none.
+- Image coordinates go through normalised device coordinates and end half a pixel left of and above the image.
+- The first column is floor(leftmost x), left of the leftmost corner; its rows are those at the corner. With
+  extrapolated rows 1 in 340 flags of the reference frames differs from the published ones; so, none does.
 - Likewise at the right, where truncation lets a triangle that ends between -1 and 0 reach column 0.
 - Triangles without extent in x or without area are skipped, as are samples whose weights all round to zero.
 - Sub-voxels that reach nearer than 1 mm to the camera plane get no flags: their projection means nothing.
@@ -23,7 +23,7 @@ Float = NDArray[np.float32]
 INVALID_DEPTH = np.float32(10.0)  # mm
 NEAR_PLANE = np.float32(1.0)  # mm
 
-# Corner index = 4 * (x high) + 2 * (y high) + (z high). Two triangles a face: x low, x high, y low, ... z high.
+# Corner index = 4 * (x high) + 2 * (y high) + (z high). Two triangles a face: x low, x high, y low, ...
 # The diagonals, and the order of corners with equal image x, were found from the published flags.
 TRIANGLES = (
     (1, 2, 3), (1, 0, 2), (4, 6, 7), (4, 5, 7), (0, 1, 5), (0, 5, 4),

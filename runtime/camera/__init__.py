@@ -1,4 +1,4 @@
-"""Sources of frames. They share one shape: `read() -> Frame` (raises EndOfFrames at the end), `close()`, `with`."""
+"""Sources of frames, all of one shape: `read() -> Frame` (EndOfFrames at the end), `close()`, `with`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Camera(Protocol):
     """What the pipeline and the grasp loop expect of a source of frames."""
 
     def read(self) -> Frame:
-        """The next frame. Raises EndOfFrames when a finite source is used up, CameraError when a camera fails."""
+        """The next frame. Raises EndOfFrames when a finite source is used up, CameraError on a failure."""
 
     def close(self) -> None:
         """Give the device back. Calling it twice is allowed."""

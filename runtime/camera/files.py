@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.intrinsics import CameraFile, read_camera
 from zerograsp_edge.runtime.camera.png import PngHeader, check_png, palette_as_grey
 from zerograsp_edge.runtime.errors import EndOfFrames, FrameError
@@ -19,7 +18,11 @@ _RGB_SUFFIXES = (".png", ".jpg", ".jpeg")
 _DEPTH_SUFFIXES = (".png", ".npy")
 _CAMERA_NAMES = ("meta.yml", "meta.yaml", "camera.json", "camera.yaml", "camera.yml")
 # Sub-folder layouts: the names in use for each kind of picture.
-_SUBFOLDERS = {"rgb": ("rgb", "color", "colour"), "depth": ("depth",), "mask": ("mask", "masks", "label", "labels")}
+_SUBFOLDERS = {
+    "rgb": ("rgb", "color", "colour"),
+    "depth": ("depth",),
+    "mask": ("mask", "masks", "label", "labels"),
+}
 
 Intrinsics = np.ndarray | CameraFile | str | Path
 
@@ -45,8 +48,8 @@ def read_frame(
         name: default: the file name of rgb up to its first dot.
 
     Raises:
-        FrameError: a file is missing, truncated or of the wrong kind, or the parts do not make a frame; the message
-            names the file.
+        FrameError: a file is missing, truncated or of the wrong kind, or the parts do not make a frame; the
+            message names the file.
     """
     rgb, depth = Path(rgb), Path(depth)
     if isinstance(camera, str | Path):
@@ -56,19 +59,19 @@ def read_frame(
     picture = _read_rgb(rgb)
     size = (picture.shape[1], picture.shape[0])
     if camera.size not in (None, size):
-        raise FrameError(f"{rgb} is {size[0]}x{size[1]} pixels, its camera file is for {camera.size[0]}x{camera.size[1]}")
+        raise FrameError(
+            f"{rgb} is {size[0]}x{size[1]} pixels, its camera file is for {camera.size[0]}x{camera.size[1]}"
+        )
     scale = depth_scale if depth_scale is not None else camera.depth_scale
+    millimetres = _read_depth(depth, 1.0 if scale is None else scale)
+    ids = None if mask is None else _read_mask(Path(mask))
+    short_name = rgb.name.split(".")[0]
     try:
         return Frame(
-            rgb=picture,
-            depth=_read_depth(depth, 1.0 if scale is None else scale),
-            intrinsics=camera.intrinsics,
-            mask=None if mask is None else _read_mask(Path(mask)),
-            timestamp=timestamp,
-            name=rgb.name.split(".")[0] if name is None else name,
+            picture, millimetres, camera.intrinsics, ids, timestamp, short_name if name is None else name
         )
     except FrameError as error:
-        raise FrameError(f"{rgb.parent / rgb.name.split('.')[0]}: {error}" if str(rgb) not in str(error) else str(error)) from error
+        raise FrameError(f"{rgb.parent / short_name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,9 @@ class FrameFolder:
     """A folder of frames, by name and as a camera.
 
     Layouts: `NAME.rgb.png, NAME.depth.png|npy, NAME.mask.png`, or sub-folders `rgb/NAME.png, depth/NAME.png,
-    mask/NAME.png`. Masks are optional. The camera file is the first of `NAME.meta.yml, NAME.camera.json|yaml|yml`
-    (in sub-folder layouts also `camera/NAME.json|yaml`), then `camera.json|yaml|yml, meta.yml` of the folder.
+    mask/NAME.png`. Masks are optional. The camera file is the first of `NAME.meta.yml,
+    NAME.camera.json|yaml|yml` (in sub-folder layouts also `camera/NAME.json|yaml`), then
+    `camera.json|yaml|yml, meta.yml` of the folder.
 
     Args:
         folder: the folder.
@@ -130,23 +134,7 @@ class FrameFolder:
             if which not in self.names:
                 raise FrameError(f"{self.folder} has no frame '{which}'; it has: {', '.join(self.names)}")
             which = self.names.index(which)
-        files = self.files[which]
-        camera: Intrinsics | None = self._camera if self._camera is not None else files.camera
-        if camera is None:
-            looked = [f"{files.name}.{name}" for name in _CAMERA_NAMES] + list(_CAMERA_NAMES)
-            raise FrameError(
-                f"{self.folder}: no camera file for frame '{files.name}'; looked for {', '.join(looked)}; "
-                "write one with fx, fy, cx, cy, or give the intrinsics"
-            )
-        return read_frame(
-            files.rgb,
-            files.depth,
-            camera,
-            files.mask,
-            depth_scale=self._depth_scale,
-            timestamp=(which % len(self)) / self._rate,
-            name=files.name,
-        )
+        return self._load(self.files[which], (which % len(self)) / self._rate)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[position] for position in range(len(self)))
@@ -156,7 +144,9 @@ class FrameFolder:
         if self._next >= len(self) and not self.loop:
             raise EndOfFrames(f"{self.folder} holds {len(self)} frames, all have been read")
         frame = self[self._next % len(self)]
-        object.__setattr__(frame, "timestamp", self._next / self._rate)  # goes on rising when the folder loops
+        object.__setattr__(
+            frame, "timestamp", self._next / self._rate
+        )  # goes on rising when the folder loops
         self._next += 1
         return frame
 
@@ -171,33 +161,70 @@ class FrameFolder:
     ) -> None:
         self.close()
 
+    def _load(self, files: FrameFiles, timestamp: float) -> Frame:
+        camera: Intrinsics | None = self._camera if self._camera is not None else files.camera
+        if camera is None:
+            looked = [f"{files.name}.{name}" for name in _CAMERA_NAMES] + list(_CAMERA_NAMES)
+            raise FrameError(
+                f"{self.folder}: no camera file for frame '{files.name}'; looked for {', '.join(looked)}; "
+                "write one with fx, fy, cx, cy, or give the intrinsics"
+            )
+        return read_frame(
+            files.rgb,
+            files.depth,
+            camera,
+            files.mask,
+            depth_scale=self._depth_scale,
+            timestamp=timestamp,
+            name=files.name,
+        )
+
 
 def find_frames(folder: Path) -> tuple[FrameFiles, ...]:
-    """The frames in a folder, in natural order of their names (2 before 10). See FrameFolder for the layouts."""
+    """The frames in a folder (layouts: see FrameFolder), in natural order of their names: 2 before 10."""
     if not folder.is_dir():
         raise FrameError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     rgb = _by_name(folder, "rgb", _RGB_SUFFIXES)
     depth = _by_name(folder, "depth", _DEPTH_SUFFIXES)
     mask = _by_name(folder, "mask", _DEPTH_SUFFIXES)
     if not rgb and not depth:
-        raise FrameError(f"{folder} holds no frame; expected NAME.rgb.png with NAME.depth.png, or rgb/NAME.png with depth/NAME.png")
-    for present, absent, pictures, others in (("depth", "rgb", depth, rgb), ("rgb", "depth", rgb, depth), ("mask", "rgb", mask, rgb)):
+        raise FrameError(
+            f"{folder} holds no frame; expected NAME.rgb.png with NAME.depth.png, "
+            "or rgb/NAME.png with depth/NAME.png"
+        )
+    for present, absent, pictures, others in (
+        ("depth", "rgb", depth, rgb),
+        ("rgb", "depth", rgb, depth),
+        ("mask", "rgb", mask, rgb),
+    ):
         lonely = sorted(pictures.keys() - others.keys())
         if lonely:
-            raise FrameError(f"{folder}: {present} without {absent} picture for frame(s) {', '.join(lonely[:5])}")
-    names = sorted(rgb, key=lambda name: [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)])
-    return tuple(FrameFiles(name, rgb[name], depth[name], mask.get(name), _camera_of(folder, name)) for name in names)
+            raise FrameError(
+                f"{folder}: {present} without {absent} picture for frame(s) {', '.join(lonely[:5])}"
+            )
+    names = sorted(
+        rgb,
+        key=lambda name: [
+            (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)
+        ],
+    )
+    return tuple(
+        FrameFiles(name, rgb[name], depth[name], mask.get(name), _camera_of(folder, name)) for name in names
+    )
 
 
 def _by_name(folder: Path, kind: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    flat = [(path.name[: -len(f".{kind}{path.suffix}")], path) for path in folder.glob(f"*.{kind}.*")]
+    flat = [(path.stem.removesuffix(f".{kind}"), path) for path in folder.glob(f"*.{kind}.*")]
+    flat = [(name, path) for name, path in flat if name != path.stem]
     nested = [(path.stem, path) for sub in _SUBFOLDERS[kind] for path in (folder / sub).glob("*")]
     for name, path in flat + nested:
-        if path.suffix.lower() not in suffixes or not name:
+        if path.suffix.lower() not in suffixes:
             continue
         if name in found:
-            raise FrameError(f"{folder}: frame '{name}' has two {kind} pictures, {found[name].name} and {path.name}")
+            raise FrameError(
+                f"{folder}: frame '{name}' has two {kind} pictures, {found[name].name} and {path.name}"
+            )
         found[name] = path
     return found
 
@@ -234,7 +261,9 @@ def _read_depth(path: Path, scale: float) -> np.ndarray:
         data, _ = _checked_bytes(path)
         depth = _decode(data, cv2.IMREAD_UNCHANGED, path)
         if depth.dtype != np.uint16 or depth.ndim != 2:
-            raise FrameError(f"{path}: expected a 16-bit grey depth picture, got {depth.dtype} of shape {depth.shape}")
+            raise FrameError(
+                f"{path}: expected a 16-bit grey depth picture, got {depth.dtype} of shape {depth.shape}"
+            )
     return depth if scale == 1.0 else depth.astype(np.float32) * np.float32(scale)
 
 
@@ -248,7 +277,9 @@ def _read_mask(path: Path) -> np.ndarray:
     indexed = png is not None and png.is_palette
     mask = _decode(palette_as_grey(data) if indexed else data, cv2.IMREAD_UNCHANGED, path)
     if mask.ndim != 2:
-        raise FrameError(f"{path}: expected one channel of instance ids (grey or palette), got {mask.shape[2]} channels")
+        raise FrameError(
+            f"{path}: expected one channel of instance ids (grey or palette), got {mask.shape[2]} channels"
+        )
     # A decoder stretches fewer bits to 8; divide to get the stored ids back.
     return mask // (255 // (2**png.bit_depth - 1)) if png is not None and png.bit_depth < 8 else mask
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from zerograsp_edge.runtime.errors import FrameError
 
 logger = logging.getLogger(__name__)
 
 FORMS = (
-    "fx, fy, cx, cy; or K / k / cam_K / camera_matrix / intrinsics / left_k (3x3, 9 numbers, or {data: 9 numbers}); "
+    "fx, fy, cx, cy; "
+    "or K / k / cam_K / camera_matrix / intrinsics / left_k (3x3, 9 numbers, or {data: 9 numbers}); "
     "or P / p / projection_matrix / left_p (3x4 or 12 numbers)"
 )
 _K_NAMES = ("K", "k", "cam_K", "camera_matrix", "intrinsics", "left_k")
@@ -42,9 +42,10 @@ class CameraFile:
 def read_camera(path: str | Path) -> CameraFile:
     """Read intrinsics from JSON or YAML.
 
-    Pictures are taken as rectified, so a projection matrix (P, left_p, ROS `projection_matrix`) wins over a K beside
-    it, which belongs to the raw picture. `depth_scale` is taken as mm per unit (BOP's meaning), except beside `left_p`:
-    those files (ZeroGrasp's stereo rigs) keep another quantity under that name and store depth in mm.
+    Pictures are taken as rectified, so a projection matrix (P, left_p, ROS `projection_matrix`) wins over a
+    K beside it, which belongs to the raw picture. `depth_scale` is taken as mm per unit (BOP's meaning),
+    except beside `left_p`: those files (ZeroGrasp's stereo rigs) keep another quantity under that name and
+    store depth in mm.
 
     Raises:
         FrameError: the file cannot be read or parsed, or holds none of the known forms.
@@ -57,14 +58,18 @@ def read_camera(path: str | Path) -> CameraFile:
     entries = _parse(text, path)
     try:
         intrinsics = _intrinsics(entries, path)
-        depth_scale = float(entries["depth_scale"]) if "depth_scale" in entries and "left_p" not in entries else None
+        depth_scale = (
+            float(entries["depth_scale"]) if "depth_scale" in entries and "left_p" not in entries else None
+        )
         size = _size(entries)
     except (TypeError, ValueError) as error:
         if isinstance(error, FrameError):
             raise
         raise FrameError(f"camera file {path}: an entry is not a number ({error})") from error
     if depth_scale is not None and not 0 < depth_scale < np.inf:
-        raise FrameError(f"camera file {path}: depth_scale must be positive (mm per unit), got {depth_scale:g}")
+        raise FrameError(
+            f"camera file {path}: depth_scale must be positive (mm per unit), got {depth_scale:g}"
+        )
     return CameraFile(intrinsics, depth_scale, size)
 
 
@@ -76,7 +81,9 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise FrameError(f"camera file {path} is not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(entries, Mapping):
-        raise FrameError(f"camera file {path} must hold a mapping with {FORMS}; it holds a {type(entries).__name__}")
+        raise FrameError(
+            f"camera file {path} must hold a mapping with {FORMS}; it holds a {type(entries).__name__}"
+        )
     nested = entries.get("intrinsics", entries.get("camera"))
     return {**entries, **nested} if isinstance(nested, Mapping) and "data" not in nested else entries
 
@@ -94,7 +101,8 @@ def _intrinsics(entries: Mapping[str, Any], path: Path) -> np.ndarray:
                 continue  # ROS writes zeros for "not calibrated"
             if np.any(matrix[:2, 3]):
                 raise FrameError(
-                    f"camera file {path}: {name} has the offset {matrix[:2, 3].tolist()} of a stereo pair's second camera; "
+                    f"camera file {path}: {name} has the offset {matrix[:2, 3].tolist()} "
+                    "of a stereo pair's second camera; "
                     "give the first camera's matrix"
                 )
             return matrix[:, :3]
@@ -102,14 +110,17 @@ def _intrinsics(entries: Mapping[str, Any], path: Path) -> np.ndarray:
         if name in entries and not isinstance(entries[name], str):
             _warn_of_distortion(entries, path)
             return _matrix(entries[name], (3, 3), name, path)
-    raise FrameError(f"camera file {path} holds no intrinsics; expected {FORMS}; it has: {', '.join(map(str, entries))}")
+    raise FrameError(
+        f"camera file {path} holds no intrinsics; expected {FORMS}; it has: {', '.join(map(str, entries))}"
+    )
 
 
 def _matrix(value: Any, shape: tuple[int, int], name: str, path: Path) -> np.ndarray:
     numbers = np.array(value["data"] if isinstance(value, Mapping) and "data" in value else value, np.float32)
     if numbers.size != shape[0] * shape[1]:
         raise FrameError(
-            f"camera file {path}: {name} must hold {shape[0]}x{shape[1]} numbers, got an array of shape {numbers.shape}"
+            f"camera file {path}: {name} must hold {shape[0]}x{shape[1]} numbers, "
+            f"got an array of shape {numbers.shape}"
         )
     return numbers.reshape(shape)
 

@@ -26,7 +26,9 @@ class PngHeader:
 
 
 def check_png(data: bytes) -> PngHeader:
-    """Walk all chunks and verify every CRC up to IEND; OpenCV decodes a truncated file into a partly blank picture.
+    """Walk all chunks and verify every CRC up to IEND.
+
+    OpenCV decodes a truncated file into a partly blank picture without a word.
 
     Raises:
         ValueError: not a PNG, truncated, or damaged; the message says where.
@@ -41,7 +43,7 @@ def check_png(data: bytes) -> PngHeader:
 
 
 def palette_as_grey(data: bytes) -> bytes:
-    """A palette PNG rewritten as a grey one with the same pixels, so that a decoder yields indices instead of colours.
+    """A palette PNG rewritten as a grey one with the same pixels: a decoder then yields indices, not colours.
 
     Below 8 bits a decoder stretches grey values to 0..255: divide by 255 // (2**bit_depth - 1).
     """
@@ -65,10 +67,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack(">I4s", data[at : at + 8])
         end = at + 12 + length
         if end > len(data):
-            raise ValueError(f"it is truncated: {end - len(data)} bytes of its {kind.decode('latin1')} chunk are missing")
+            raise ValueError(
+                f"it is truncated: {end - len(data)} bytes of its {kind.decode('latin1')} chunk are missing"
+            )
         body = data[at + 8 : end - 4]
         if zlib.crc32(kind + body) != struct.unpack(">I", data[end - 4 : end])[0]:
-            raise ValueError(f"it is damaged: wrong checksum in its {kind.decode('latin1')} chunk at byte {at}")
+            raise ValueError(
+                f"it is damaged: wrong checksum in its {kind.decode('latin1')} chunk at byte {at}"
+            )
         yield kind, body
         if kind == b"IEND":
             return

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 
 if TYPE_CHECKING:
@@ -61,21 +60,23 @@ class SceneObject:
 def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[SceneObject, ...]:
     """`count` objects resting on the table around its origin, apart from each other.
 
-    Objects are placed by rejection of their bounding circles; when they do not fit into the disc of that radius (mm),
-    all are made smaller and placed again.
+    Objects are placed by rejection of their bounding circles; when they do not fit into the disc of that
+    radius (mm), all are made smaller and placed again.
     """
-    first_kind, first_colour = int(rng.integers(len(_KINDS))), int(rng.integers(len(_COLOURS)))
+    kinds, first_colour = rng.permutation(len(_KINDS)), int(rng.integers(len(_COLOURS)))
     scale = 1.0
     while True:
-        shapes = [_KINDS[(first_kind + i) % len(_KINDS)](rng, scale) for i in range(count)]
+        shapes = [_KINDS[kinds[i % len(_KINDS)]](rng, scale) for i in range(count)]
         rotations = [_resting_rotation(rng, shape) for shape in shapes]
         footprints = [_footprint(shape, rotation) for shape, rotation in zip(shapes, rotations, strict=True)]
-        centres = _place(rng, [radius_height[0] for radius_height in footprints], radius)
+        centres = _place(rng, np.array([circle for circle, _ in footprints]), radius)
         if centres is not None:
             break
         scale *= 0.93
     objects = []
-    for i, (shape, rotation, (_, height), centre) in enumerate(zip(shapes, rotations, footprints, centres, strict=True)):
+    for i, (shape, rotation, (_, height), centre) in enumerate(
+        zip(shapes, rotations, footprints, centres, strict=True)
+    ):
         pose = np.eye(4)
         pose[:3, :3] = rotation
         pose[:3, 3] = (*centre, height)
@@ -85,12 +86,13 @@ def make_scene(rng: np.random.Generator, count: int, radius: float) -> tuple[Sce
 
 
 def _box(rng: np.random.Generator, scale: float) -> Shape:
-    return Box(tuple(float(v) for v in scale * rng.uniform((22, 14, 28), (42, 26, 55))))
+    x, y, z = (float(v) for v in scale * rng.uniform((22, 14, 28), (42, 26, 55)))
+    return Box((x, y, z))
 
 
 def _rounded_box(rng: np.random.Generator, scale: float) -> Shape:
-    half = scale * rng.uniform((20, 16, 24), (36, 28, 44))
-    return RoundedBox(tuple(float(v) for v in half), float(0.45 * half.min()))
+    x, y, z = (float(v) for v in scale * rng.uniform((20, 16, 24), (36, 28, 44)))
+    return RoundedBox((x, y, z), 0.45 * min(x, y, z))
 
 
 def _cylinder(rng: np.random.Generator, scale: float) -> Shape:
@@ -121,22 +123,26 @@ def _resting_rotation(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 def _footprint(shape: Shape, rotation: np.ndarray) -> tuple[float, float]:
     """Radius of a circle around the object seen from above, and the height of its centre over the table."""
-    corners = np.stack(np.meshgrid(*[(-1, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * shape.half_extents
+    corners = (
+        np.stack(np.meshgrid(*[(-1, 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * shape.half_extents
+    )
     corners = corners @ rotation.T
     circle = min(float(np.hypot(corners[:, 0], corners[:, 1]).max()), shape.bounding_radius)
     return circle, float(corners[:, 2].max())
 
 
-def _place(rng: np.random.Generator, circles: list[float], radius: float) -> list[np.ndarray] | None:
-    """(2,) centres of circles that keep apart, the largest placed first; None when 200 tries do not find a place."""
-    centres: dict[int, np.ndarray] = {}
-    for i in sorted(range(len(circles)), key=lambda i: -circles[i]):
-        for _ in range(200):
-            angle, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform()) * max(radius - circles[i], 0)
-            centre = reach * np.array([np.cos(angle), np.sin(angle)])
-            if all(np.linalg.norm(centre - at) >= circles[i] + circles[j] + _GAP_MM for j, at in centres.items()):
-                centres[i] = centre
-                break
-        else:
+def _place(rng: np.random.Generator, circles: np.ndarray, radius: float) -> np.ndarray | None:
+    """(n, 2) centres of circles that keep apart, the largest placed first; None when 200 tries fail."""
+    if np.sum((circles + _GAP_MM / 2) ** 2) > 0.5 * radius**2:
+        return None  # too dense for rejection to succeed
+    centres = np.full((len(circles), 2), np.inf)
+    for i in np.argsort(-circles, kind="stable"):
+        angle, share = rng.uniform(0, 2 * np.pi, 200), rng.uniform(size=200)
+        reach = np.sqrt(share) * max(radius - circles[i], 0)
+        tries = np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=1)
+        gaps = np.linalg.norm(tries[:, None] - centres, axis=2) - circles - circles[i]
+        free = np.flatnonzero((gaps >= _GAP_MM).all(axis=1))
+        if len(free) == 0:
             return None
-    return [centres[i] for i in range(len(circles))]
+        centres[i] = tries[free[0]]
+    return centres

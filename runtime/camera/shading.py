@@ -1,24 +1,32 @@
-"""Colours for the simulated camera: textures, a soft key light with shadows, and ambient light from the sky."""
+"""Colours for the simulated camera: textures, a soft key light with shadows, and light from the sky."""
 
 from __future__ import annotations
 
 import numpy as np
-
 from zerograsp_edge.runtime.camera.scene import SceneObject
 
 TABLES = ("wood", "grid")
-_LIGHT = np.array([-0.45, -0.35, 0.82]) / np.linalg.norm([-0.45, -0.35, 0.82])
+# Single precision throughout: only what the eye sees is computed here.
+_F = np.float32
+_LIGHT = np.array([-0.45, -0.35, 0.82], _F) / _F(0.9987)
 # Directions to the corners of a square light: four rays give a soft enough edge.
-_SIDE = np.cross(_LIGHT, [0, 0, 1.0]) / np.linalg.norm(np.cross(_LIGHT, [0, 0, 1.0]))
+_SIDE = np.cross(_LIGHT, np.array([0, 0, 1], _F)) / np.linalg.norm(_LIGHT[:2])
 _LIGHT_SAMPLES = [
-    _LIGHT + 0.05 * (a * _SIDE + b * np.cross(_LIGHT, _SIDE)) for a, b in ((-1, -0.4), (0.4, -1), (1, 0.4), (-0.4, 1))
+    _LIGHT + _F(0.05) * (_F(a) * _SIDE + _F(b) * np.cross(_LIGHT, _SIDE))
+    for a, b in ((-1, -0.4), (0.4, -1), (1, 0.4), (-0.4, 1))
 ]
-_KEY, _SKY, _BOUNCE = np.array([1.05, 1.0, 0.92]), np.array([0.34, 0.37, 0.42]), np.array([0.16, 0.13, 0.10])
+_KEY, _SKY = np.array([0.90, 0.86, 0.79], _F), np.array([0.31, 0.34, 0.39], _F)
+_BOUNCE, _LIGHT_TONE = np.array([0.15, 0.12, 0.09], _F), np.array([0.76, 0.73, 0.66], _F)
 _OCCLUSION_REACH_MM = 35.0
 
 
 def shade(
-    scene: tuple[SceneObject, ...], table: str, eye: np.ndarray, directions: np.ndarray, t: np.ndarray, labels: np.ndarray
+    scene: tuple[SceneObject, ...],
+    table: str,
+    eye: np.ndarray,
+    directions: np.ndarray,
+    t: np.ndarray,
+    labels: np.ndarray,
 ) -> np.ndarray:
     """(n, 3) linear colour of ray hits.
 
@@ -32,59 +40,79 @@ def shade(
     """
     colour = np.tile(_SKY, (len(t), 1))
     hit = np.flatnonzero(np.isfinite(t))
-    points = eye + directions[hit] * t[hit, None]
+    rays = directions[hit].astype(_F)
+    points = eye.astype(_F) + rays * t[hit, None].astype(_F)
     label = labels[hit]
-    normals = np.tile([0.0, 0.0, 1.0], (len(hit), 1))
-    albedo, gloss = np.empty((len(hit), 3)), np.full(len(hit), 0.10)
-    albedo[label < 0] = _TABLE_TEXTURE[table](points[label < 0, 0], points[label < 0, 1])
+    on_table = label < 0
+    normals = np.tile(np.array([0, 0, 1], _F), (len(hit), 1))
+    albedo, gloss = np.empty((len(hit), 3), _F), np.where(on_table, _F(0.08), _F(0.17))
+    albedo[on_table] = _TABLE_TEXTURE[table](points[on_table, 0], points[on_table, 1])
     for i, item in enumerate(scene):
         own = np.flatnonzero(label == i)
-        local = (points[own] - item.pose[:3, 3]) @ item.pose[:3, :3]
+        local = _to_object(item, points[own] - item.pose[:3, 3].astype(_F))
         normals[own] = item.shape.normals(local) @ item.pose[:3, :3].T
         albedo[own] = _paint(item, local)
-        gloss[own] = 0.35
-    view = -directions[hit] / np.linalg.norm(directions[hit], axis=1, keepdims=True)
-    halfway = view + _LIGHT
-    halfway /= np.linalg.norm(halfway, axis=1, keepdims=True)
     facing = np.maximum(normals @ _LIGHT, 0)
-    lit = _light_fraction(scene, points, normals, label)
+    lit = _light_fraction(scene, points, normals, label, facing > 0)
+    halfway = _LIGHT - rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    halfway /= np.linalg.norm(halfway, axis=1, keepdims=True)
     highlight = gloss * np.maximum(np.einsum("ni,ni->n", normals, halfway), 0) ** 60
     up = 0.5 + 0.5 * normals[:, 2:]
-    ambient = (up * _SKY + (1 - up) * _BOUNCE) * _openness(scene, points, label)[:, None]
+    ambient = (_BOUNCE + up * (_SKY - _BOUNCE)) * _openness(scene, points, label)[:, None]
     colour[hit] = albedo * (ambient + (lit * facing)[:, None] * _KEY) + (lit * highlight)[:, None] * _KEY
     return colour
 
 
 def _light_fraction(
-    scene: tuple[SceneObject, ...], points: np.ndarray, normals: np.ndarray, label: np.ndarray
+    scene: tuple[SceneObject, ...],
+    points: np.ndarray,
+    normals: np.ndarray,
+    label: np.ndarray,
+    towards: np.ndarray,
 ) -> np.ndarray:
-    """(n,) share of the light that points see."""
-    lit = np.ones(len(points))
-    start = points + normals * 0.5  # off the surface, so that it does not shade itself
+    """(n,) share of the light that points see; only points that face it (`towards`) are looked at."""
+    lit = np.ones(len(points), _F)
+    facing = np.flatnonzero(towards)
+    start = points[facing] + normals[facing] * _F(0.5)  # off the surface
+    squared, along = _to_centres(scene, start), start @ _LIGHT
     for i, item in enumerate(scene):
-        offset = start - item.pose[:3, 3]
-        along = offset @ _LIGHT
-        aside = np.einsum("ni,ni->n", offset, offset) - along**2
-        # The light samples spread by 0.05 per mm of the way to the object's sphere.
-        radius = item.shape.bounding_radius
-        near = np.flatnonzero((along < radius) & (aside < (radius + 0.06 * np.maximum(-along, 0) + 1) ** 2) & (label != i))
-        local = offset[near] @ item.pose[:3, :3]
+        # The light's corners lie 0.054 per mm of the way beside its centre.
+        centre, radius = item.pose[:3, 3].astype(_F), _F(item.shape.bounding_radius)
+        way = along - centre @ _LIGHT
+        beam = (squared[:, i] - way**2 < (radius - _F(0.06) * np.minimum(way, 0) + 1) ** 2) & (way < radius)
+        near = np.flatnonzero(beam & (label[facing] != i))
+        local = _to_object(item, start[near] - centre)
         for sample in _LIGHT_SAMPLES:
-            direction = np.broadcast_to(sample @ item.pose[:3, :3], local.shape)
-            lit[near] -= np.isfinite(item.shape.intersect(local, direction)) / len(_LIGHT_SAMPLES)
+            direction = np.broadcast_to(_to_object(item, sample), local.shape)
+            lit[facing[near]] -= np.isfinite(item.shape.intersect(local, direction)) * _F(
+                1 / len(_LIGHT_SAMPLES)
+            )
     return np.maximum(lit, 0)
 
 
 def _openness(scene: tuple[SceneObject, ...], points: np.ndarray, label: np.ndarray) -> np.ndarray:
     """(n,) share of the sky that points see: darker near the table and near other objects."""
-    openness = np.where(label < 0, 1.0, 0.55 + 0.45 * np.clip(points[:, 2] / 45, 0, 1))
+    openness = np.where(label < 0, _F(1), 0.55 + 0.45 * np.clip(points[:, 2] / 45, 0, 1))
+    squared = _to_centres(scene, points)
     for i, item in enumerate(scene):
         reach = item.shape.bounding_radius + _OCCLUSION_REACH_MM
-        offset = points - item.pose[:3, 3]
-        near = np.flatnonzero((np.einsum("ni,ni->n", offset, offset) < reach**2) & (label != i))
-        gap = np.clip(item.distance(points[near]) / _OCCLUSION_REACH_MM, 0, 1)
+        near = np.flatnonzero((squared[:, i] < _F(reach**2)) & (label != i))
+        local = _to_object(item, points[near] - item.pose[:3, 3].astype(_F))
+        gap = np.clip(item.shape.distance(local) / _OCCLUSION_REACH_MM, 0, 1)
         openness[near] *= 0.45 + 0.55 * gap**0.7
     return openness
+
+
+def _to_centres(scene: tuple[SceneObject, ...], points: np.ndarray) -> np.ndarray:
+    """(n, objects) squared distance of points to the objects' centres, rounded by less than 1 mm^2."""
+    centres = np.array([item.pose[:3, 3] for item in scene], _F)
+    own = np.einsum("ni,ni->n", points, points)[:, None] + np.einsum("ni,ni->n", centres, centres)
+    return own - 2 * (points @ centres.T)
+
+
+def _to_object(item: SceneObject, vectors: np.ndarray) -> np.ndarray:
+    """Vectors of the table's frame in the object's axes."""
+    return vectors @ item.pose[:3, :3].astype(_F)
 
 
 def _paint(item: SceneObject, local: np.ndarray) -> np.ndarray:
@@ -100,9 +128,9 @@ def _paint(item: SceneObject, local: np.ndarray) -> np.ndarray:
         cell = [np.mod(axis + spacing / 2, spacing) - spacing / 2 for axis in (x, y, z)]
         amount = _smooth_step(5.2 - np.sqrt(cell[0] ** 2 + cell[1] ** 2 + cell[2] ** 2), 0.5)
     else:
-        amount = np.zeros(len(local))
-    light = 0.35 * item.colour + 0.65 * np.array([0.80, 0.77, 0.70])
-    return item.colour + amount[:, None] * (light - item.colour)
+        amount = np.zeros(len(local), _F)
+    colour = item.colour.astype(_F)
+    return colour + amount[:, None] * _F(0.65) * (_LIGHT_TONE - colour)
 
 
 def _wood(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -112,11 +140,17 @@ def _wood(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x = x + 4000 * _hash(plank + 17)
     warp = 5 * np.sin(x / 97 + 6 * tone) + 2.2 * np.sin(x / 31 + y / 23) + 9 * np.sin(x / 310 + 3 * tone)
     grain = 0.5 + 0.5 * np.sin((y + warp) * (0.42 + 0.16 * tone) + 2.5 * np.sin((y + 2 * warp) / 19))
-    fibre = 0.5 * np.sin(x / 6.5 + 13 * np.sin(y * 0.9)) * np.sin(y * 3.1 + x / 40) + 0.5 * np.sin(y * 1.9 + x / 75)
+    fibre = 0.5 * np.sin(x / 6.5 + 13 * np.sin(y * 0.9)) * np.sin(y * 3.1 + x / 40) + 0.5 * np.sin(
+        y * 1.9 + x / 75
+    )
     bright = 0.86 + 0.20 * (tone - 0.5) + 0.15 * (grain**1.5 - 0.4) + 0.035 * fibre
     seam = _smooth_step(np.abs(y - (plank + 0.5) * 92) - 45.2, 0.5)
-    base = np.array([0.42, 0.25, 0.125])
-    return base * (bright * (1 - 0.62 * seam))[:, None] * np.stack([np.ones_like(tone), 1 + 0.05 * grain, 1 + 0.15 * grain], 1)
+    base = np.array([0.42, 0.25, 0.125], _F)
+    return (
+        base
+        * (bright * (1 - 0.62 * seam))[:, None]
+        * np.stack([np.ones_like(tone), 1 + 0.05 * grain, 1 + 0.15 * grain], 1)
+    )
 
 
 def _grid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -125,7 +159,8 @@ def _grid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     thick = np.maximum(*(_smooth_step(np.abs(np.mod(axis, 100) - 50) - 49.1, 0.4) for axis in (x, y)))
     mottle = 0.03 * np.sin(x / 41 + 2 * np.sin(y / 67)) * np.sin(y / 37 + 2 * np.sin(x / 59))
     amount = np.maximum(0.25 * thin, 0.6 * thick)[:, None]
-    return np.array([0.045, 0.115, 0.125]) * (1 + mottle)[:, None] * (1 - amount) + amount * np.array([0.42, 0.52, 0.50])
+    mat, line = np.array([0.045, 0.115, 0.125], _F), np.array([0.40, 0.50, 0.48], _F)
+    return mat * (1 + mottle)[:, None] * (1 - amount) + amount * line
 
 
 _TABLE_TEXTURE = {"wood": _wood, "grid": _grid}

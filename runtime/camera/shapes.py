@@ -46,7 +46,8 @@ class Shape(ABC):
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """(n,) parameter t of the first point origin + t * direction in front of the origin, inf without one.
 
-        Here by sphere tracing between the ends of the bounding sphere: exact distances never step too far. Shapes
+        Here by sphere tracing between the ends of the bounding sphere: exact distances never step too far.
+            Shapes
         with a closed form override it.
 
         Args:
@@ -77,7 +78,9 @@ class Shape(ABC):
         """(n, 3) outward unit normals at (n, 3) surface points: the gradient of the distance."""
         points = np.asarray(points, np.float64)
         step = 1e-3
-        gradient = np.stack([self.distance(points + e) - self.distance(points - e) for e in np.eye(3) * step], axis=1)
+        gradient = np.stack(
+            [self.distance(points + e) - self.distance(points - e) for e in np.eye(3) * step], axis=1
+        )
         return gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-12)
 
 
@@ -156,7 +159,9 @@ class Cylinder(Shape):
     def distance(self, points: np.ndarray) -> np.ndarray:
         radial = np.hypot(points[:, 0], points[:, 1]) - self.radius
         axial = np.abs(points[:, 2]) - self.half_height
-        return np.hypot(np.maximum(radial, 0), np.maximum(axial, 0)) + np.minimum(np.maximum(radial, axial), 0)
+        return np.hypot(np.maximum(radial, 0), np.maximum(axial, 0)) + np.minimum(
+            np.maximum(radial, axial), 0
+        )
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """The ray's interval inside the infinite cylinder, cut with that between the end planes."""
@@ -201,7 +206,10 @@ class Capsule(Shape):
         with np.errstate(invalid="ignore"):
             on_tube = np.abs(origins[:, 2] + enter * directions[:, 2]) <= self.half_height
         tube = np.where(on_tube & np.isfinite(enter) & (enter > 0), enter, np.inf)
-        ends = [_sphere_hit(origins - [0, 0, z], directions, self.radius) for z in (-self.half_height, self.half_height)]
+        ends = [
+            _sphere_hit(origins - [0, 0, z], directions, self.radius)
+            for z in (-self.half_height, self.half_height)
+        ]
         return np.minimum(tube, np.minimum(*ends))
 
     def mesh(self) -> trimesh.Trimesh:
@@ -256,7 +264,7 @@ class RoundedBox(Shape):
         return np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(axis=1), 0) - self.radius
 
     def mesh(self) -> trimesh.Trimesh:
-        """The finely divided faces of the sharp box, each vertex moved to the nearest point of the rounded one."""
+        """The finely divided faces of the sharp box, each vertex moved to the nearest rounded point."""
         import trimesh
 
         mesh = trimesh.creation.box(extents=2 * self.half_extents)
@@ -277,8 +285,13 @@ def _sphere_hit(origins: np.ndarray, directions: np.ndarray, radius: float) -> n
     return np.where((root >= 0) & (t > 0), t, np.inf)
 
 
-def _tube_interval(origins: np.ndarray, directions: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave the infinite cylinder about z; (inf, -inf) when they miss, (-inf, inf) inside and parallel."""
+def _tube_interval(
+    origins: np.ndarray, directions: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays enter and leave the infinite cylinder about z.
+
+    (inf, -inf) for rays that miss it, (-inf, inf) for parallel ones inside.
+    """
     origins = np.broadcast_to(origins, directions.shape)
     a = directions[:, 0] ** 2 + directions[:, 1] ** 2
     b = origins[:, 0] * directions[:, 0] + origins[:, 1] * directions[:, 1]

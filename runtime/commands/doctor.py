@@ -13,6 +13,13 @@ class Doctor:
     """Print JSON instead of a table."""
 
     def execute(self) -> int:
-        from zerograsp_edge.runtime.doctor import report
+        import json
+        from dataclasses import asdict
 
-        return report(as_json=self.json)
+        from zerograsp_edge.runtime.doctor import diagnose, exit_code, print_report
+
+        checks = diagnose()
+        if not self.json:
+            return print_report(checks)
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+        return exit_code(checks)

@@ -42,8 +42,6 @@ class Run:
     pictures before cropping."""
     threads: int = 0
     """Threads of the CPU executor; 0 takes all cores."""
-    grasps: int = 200
-    """Grasps per object, best first, that go into grasps.npz; 0 keeps all."""
     mesh: bool = True
     """Also write mesh.glb (needs the extra `mesh`)."""
     repeat: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -72,7 +70,7 @@ class Run:
                 again = pipeline(frame).timings
                 result.timings.update({k: min(v, again[k]) for k, v in result.timings.items()})
             with console.status("writing results" if not self.mesh else "extracting meshes, writing results"):
-                files = write_outputs(out, frame, result, grasps_per_object=self.grasps or None, mesh=self.mesh)
+                files = write_outputs(out, frame, result, mesh=self.mesh)
             print_result(console, result)
             print_timings(console, result.timings)
             console.print("wrote " + ", ".join(str(file) for file in files))

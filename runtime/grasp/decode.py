@@ -1,4 +1,4 @@
-"""The network's output at the finest depth, decoded into surface points and grasps (spec, "Output at depth 9")."""
+"""The network's output at the finest depth as surface points and grasps (spec, "Output at depth 9")."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from zerograsp_edge.runtime.errors import DecodeError
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction
 
@@ -54,15 +53,21 @@ class OctreeCube:
 
         Goes through the normalised coordinates, as the reference does, so that float32 rounding agrees.
         """
-        normalised = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 ** (1 - depth)) - np.float32(1)
+        normalised = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
+            2.0 ** (1 - depth)
+        ) - np.float32(1)
         half = np.float32(self.edge / 2)
         centres = normalised * half
-        centres[:, 2] = (normalised[:, 2] / np.float32(2) + np.float32(0.5)) * np.float32(self.edge) + np.float32(self.z_min)
+        centres[:, 2] = (normalised[:, 2] / np.float32(2) + np.float32(0.5)) * np.float32(
+            self.edge
+        ) + np.float32(self.z_min)
         return centres
 
 
 def node_coordinates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integer coordinates and object index from (n,) int64 Morton keys (x highest of each triple, object in bits 48+).
+    """Integer coordinates and object index from (n,) int64 Morton keys.
+
+    x is the highest bit of each triple, the object index lies in bits 48 and up.
 
     Returns:
         (n, 3) int32 coordinates, (n,) int32 object index.
@@ -83,8 +88,8 @@ def _every_third_bit(bits: np.ndarray) -> np.ndarray:
 def decode_grasps(signal: np.ndarray, points: np.ndarray, object_id: np.ndarray) -> Grasps:
     """One grasp at every surface point, in the order of the points.
 
-    Where the predicted closing direction is zero or parallel to the approach, no rotation is defined; the closing
-    direction is then any perpendicular one.
+    Where the predicted closing direction is zero or parallel to the approach, no rotation is defined; the
+    closing direction is then any perpendicular one.
 
     Args:
         signal: (n, 14) float32.
@@ -96,7 +101,7 @@ def decode_grasps(signal: np.ndarray, points: np.ndarray, object_id: np.ndarray)
     approach[undefined] = -_unit(signal[undefined, NORMAL])
     tangent = signal[:, CLOSING]
     residual = tangent - approach * np.einsum("ni,ni->n", approach, tangent)[:, None]
-    parallel = np.linalg.norm(residual, axis=1) <= 1e-6 * np.linalg.norm(tangent, axis=1)
+    parallel = _length(residual) <= 1e-6 * _length(tangent)
     if parallel.any():
         smallest_axis = np.eye(3, dtype=np.float32)[np.abs(approach[parallel]).argmin(axis=1)]
         residual[parallel] = np.cross(approach[parallel], smallest_axis)
@@ -130,13 +135,15 @@ def decode(
         DecodeError: shapes do not fit, an object index has no mask value, or the signal is not finite.
     """
     if signal.ndim != 2 or signal.shape[1] != SIGNAL_CHANNELS or keys.shape != (len(signal),):
-        raise DecodeError(f"expected signal (n, {SIGNAL_CHANNELS}) and keys (n,), got {signal.shape} and {keys.shape}")
+        raise DecodeError(
+            f"expected signal (n, {SIGNAL_CHANNELS}) and keys (n,), got {signal.shape} and {keys.shape}"
+        )
     signal = signal.astype(np.float32, copy=False)
-    bad = np.count_nonzero(~np.isfinite(signal).all(axis=1))
-    if bad:
+    if not np.isfinite(signal).all():
+        bad = np.count_nonzero(~np.isfinite(signal).all(axis=1))
         raise DecodeError(
             f"the network's output is not finite at {bad} of {len(signal)} nodes; "
-            "a lower-precision engine may overflow: run `zerograsp-edge verify`, or rebuild with --precision fp32"
+            "a lower-precision engine may overflow: run `zerograsp-edge verify`, or rebuild in fp32"
         )
     nodes, index = node_coordinates(keys)
     if len(index) and (index.min() < 0 or index.max() >= len(object_ids)):
@@ -167,4 +174,9 @@ def decode(
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their length; zero stays zero (the guard is that of the reference, 1e-12)."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    return vectors / np.maximum(_length(vectors), np.float32(1e-12))[:, None]
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """(n,) lengths of (n, 3) rows."""
+    return np.sqrt(np.einsum("ni,ni->n", vectors, vectors))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from zerograsp_edge.runtime.errors import DecodeError
 from zerograsp_edge.runtime.grasp.decode import OctreeCube, decode, node_coordinates
 
@@ -19,12 +18,18 @@ def morton(nodes: np.ndarray, index: int = 0) -> np.ndarray:
 
 def test_matches_the_reference(golden: dict[str, np.ndarray]) -> None:
     object_ids = golden["obj_ids"].tolist()
-    objects = decode(golden["signal"], golden["signal/keys"], OctreeCube(float(golden["z_min"][0])), object_ids)
+    objects = decode(
+        golden["signal"], golden["signal/keys"], OctreeCube(float(golden["z_min"][0])), object_ids
+    )
     assert [item.object_id for item in objects] == object_ids
     for item in objects:
-        reference = {name: golden[f"demo/obj{item.index}_{name}"] for name in ("n", "grasps", "pcd", "normals")}
+        reference = {
+            name: golden[f"demo/obj{item.index}_{name}"] for name in ("n", "grasps", "pcd", "normals")
+        }
         assert len(item.points) == reference["n"]
-        kept = len(reference["pcd"])  # the reference vectors hold the first 5000 nodes of an object, in key order
+        kept = len(
+            reference["pcd"]
+        )  # the reference vectors hold the first 5000 nodes of an object, in key order
         assert kept == min(len(item.points), 5000)
         np.testing.assert_allclose(item.points[:kept], reference["pcd"], rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(item.normals[:kept], reference["normals"], rtol=1e-5, atol=1e-6)
@@ -75,7 +80,9 @@ def test_rotations_are_right_handed_also_where_the_prediction_is_degenerate() ->
     signal[20:30, 9:12] = 0
     (item,) = decode(signal, keys, OctreeCube(0.0), [1])
     rotation = item.grasps.rotation
-    np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (60, 3, 3)), atol=1e-5)
+    np.testing.assert_allclose(
+        rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (60, 3, 3)), atol=1e-5
+    )
     np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-5)
     approach = -signal[30:, 9:12] / np.linalg.norm(signal[30:, 9:12], axis=1, keepdims=True)
     np.testing.assert_allclose(rotation[30:, :, 0], approach, atol=1e-6)

@@ -38,7 +38,7 @@ def torus(major: float, minor: float) -> Distance:
 
 
 def occupied_nodes(distance: Distance, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes (n, 3) of the voxels that hold the surface point of their centre, its distance (n,) and normal (n, 3)."""
+    """Voxels (n, 3) that hold the surface point of their centre, its distance (n,) and normal (n, 3)."""
     count = int(reach / VOXEL) + 2
     axis = np.arange(-count, count)
     nodes = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -46,7 +46,9 @@ def occupied_nodes(distance: Distance, reach: float) -> tuple[np.ndarray, np.nda
     sdf = distance(centres)
     near = np.abs(sdf) < VOXEL
     nodes, centres, sdf = nodes[near], centres[near], sdf[near]
-    normals = np.stack([distance(centres + step) - distance(centres - step) for step in np.eye(3) * 1e-3], axis=1)
+    normals = np.stack(
+        [distance(centres + step) - distance(centres - step) for step in np.eye(3) * 1e-3], axis=1
+    )
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     inside_voxel = (np.abs(normals * sdf[:, None]) <= VOXEL / 2 + 1e-6).all(axis=1)
     return nodes[inside_voxel], sdf[inside_voxel], normals[inside_voxel]
@@ -119,7 +121,9 @@ def test_stays_closed_after_export_merges_vertices() -> None:
     scale=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
     rounded=st.booleans(),
 )
-def test_noise_gives_a_closed_mesh_or_none(seed: int, count: int, edge: int, scale: float, rounded: bool) -> None:
+def test_noise_gives_a_closed_mesh_or_none(
+    seed: int, count: int, edge: int, scale: float, rounded: bool
+) -> None:
     rng = np.random.default_rng(seed)
     nodes = np.unique(rng.integers(0, edge, (count, 3)), axis=0)
     sdf = rng.normal(size=len(nodes)) * scale

@@ -1,0 +1,59 @@
+"""`zerograsp-edge demo`: a simulated camera, the pipeline, and pictures of what it found."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Demo:
+    """Show the main job on a simulated scene: RGB-D frame in, shapes and grasps out."""
+
+    out: Path = Path("out/demo")
+    """Folder for the results."""
+    bundle: Path | None = None
+    """The bundle to run; default: a small network with fixed random weights, exported on the first run."""
+    seed: int = 0
+    """Seed of the scene."""
+    objects: int = 5
+    """Objects on the table."""
+    frames: int = 5
+    """Frames to process; the last one is written."""
+    threads: int = 0
+    """Threads of the CPU executor; 0 takes all cores."""
+
+    def execute(self) -> int:
+        from rich.console import Console
+
+        from zerograsp_edge.runtime.bundle import load_bundle
+        from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
+        from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
+        from zerograsp_edge.runtime.outputs import write_outputs
+        from zerograsp_edge.runtime.pipeline import Pipeline
+
+        console = Console()
+        path = self.bundle or self.out / "demo.zgb"
+        if self.bundle is None and not (path / "manifest.json").exists():
+            with console.status("exporting a network with random weights") as status:
+                # By name: the lean side never depends on `export`, which needs PyTorch.
+                make = importlib.import_module("zerograsp_edge.export.demo").write_demo_bundle
+                make(path, progress=lambda step: status.update(f"exporting a network with random weights: {step}"))
+        with console.status(f"loading {path}"):
+            bundle = load_bundle(path)
+            pipeline = Pipeline(bundle, threads=self.threads)
+        camera = SimulatedCamera(seed=self.seed, num_objects=self.objects)
+        if not bundle.trained:
+            console.print(f"[yellow]{UNTRAINED}[/]")
+        best: dict[str, float] = {}
+        for _ in range(max(self.frames, 1)):
+            frame = camera.read()
+            result = pipeline(frame)
+            best = {part: min(ms, best.get(part, ms)) for part, ms in result.timings.items()}
+        with console.status("extracting meshes, writing results"):
+            files = write_outputs(self.out, frame, result)
+        print_result(console, result)
+        print_timings(console, best)
+        console.print("wrote " + ", ".join(str(file) for file in files))
+        return 0
