@@ -284,7 +284,7 @@ def occlusion_expected(scene: Arrays, edge: float, resolution: int) -> NDArray[n
     return occlusion_field(object_index=arguments.pop("object"), edge=edge, resolution=resolution, **arguments)
 
 
-@pytest.mark.parametrize(("edge", "resolution"), [(80.0, 4), (55.0, 3), (80.0, 8)])
+@pytest.mark.parametrize(("edge", "resolution"), [(80.0, 4), (55.0, 3), (80.0, 6)])
 def test_occlusion_field(edge: float, resolution: int) -> None:
     graph = occlusion_graph(edge, resolution)
     for seed, nodes in enumerate([2, 0, 5, 1]):
