@@ -1,12 +1,8 @@
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
-#include <algorithm>
 #include <optional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "core/convolution.h"
 #include "python/module.h"
@@ -32,27 +28,6 @@ auto* data_or_null(const std::optional<A>& array) {
 PackedWeight pack(const Floats3& weight, const float* bias) {
   return PackedWeight(weight.data(), bias, static_cast<int>(weight.shape(0)), static_cast<int>(weight.shape(1)),
                       static_cast<int>(weight.shape(2)));
-}
-
-// Least and greatest entry, in one pass; (0, -1) of an empty array.
-std::pair<std::int32_t, std::int32_t> index_range(const Ints1& indices, int threads) {
-  const std::size_t size = indices.shape(0);
-  if (size == 0) return {0, -1};
-  constexpr std::size_t kBlock = 1 << 16;
-  const std::size_t blocks = (size + kBlock - 1) / kBlock;
-  std::vector<std::int32_t> low(blocks), high(blocks);
-  const std::int32_t* data = indices.data();
-  parallel_for(openmp(threads), blocks, [&](std::size_t b) {
-    const std::size_t end = std::min(size, (b + 1) * kBlock);
-    std::int32_t least = data[b * kBlock], greatest = least;
-    for (std::size_t i = b * kBlock; i < end; ++i) {
-      least = std::min(least, data[i]);
-      greatest = std::max(greatest, data[i]);
-    }
-    low[b] = least;
-    high[b] = greatest;
-  });
-  return {*std::min_element(low.begin(), low.end()), *std::max_element(high.begin(), high.end())};
 }
 
 void conv(const Floats2& x, const Ints2& neighbours, const PackedWeight& w, int activation, const Out2& out, int threads) {
@@ -120,7 +95,6 @@ void bind_convolution(nb::module_& m) {
   m.def("octree_mlp", &mlp, Release());
   m.def("grid_conv", &grid, nb::arg("x"), nb::arg("table"), nb::arg("weight"), nb::arg("activation"),
         nb::arg("residual").none(), nb::arg("out"), nb::arg("threads"), Release());
-  m.def("index_range", &index_range, Release());
   m.def("convolution_isa", [] { return convolution_isa(); });
   m.def("set_convolution_isa", [](const std::optional<std::string>& name) { return set_convolution_isa(name ? name->c_str() : nullptr); },
         nb::arg("name").none());
