@@ -1,7 +1,7 @@
-"""Figures of the octree convolution for `benchmarks/kernels.py`: the native kernel beside ocnn and ONNX Runtime.
+"""Figures of the octree convolution for `benchmarks/kernels.py`: beside ocnn and ONNX Runtime.
 
-All three convolve the same features over the same octree, in one process, with the same number of threads, taking
-turns; each figure is the best of its runs, and the results are compared before anything is timed.
+All three convolve the same features over the same octree, in one process, with the same number of threads,
+taking turns; each figure is the best of its runs, and the results are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Layer:
 
 
 def spheres(count: int, samples: int, radius: float) -> Features:
-    """(count * samples, 3) points on spheres inside the unit cube: surfaces at the scale of objects on a table."""
+    """(count * samples, 3) points on spheres in the cube: surfaces at the scale of objects on a table."""
     rng = np.random.default_rng(0)
     centres = rng.uniform(radius - 0.9, 0.9 - radius, (count, 1, 3))
     directions = rng.standard_normal((count, samples, 3))
@@ -112,8 +112,11 @@ def gather_peer(layer: Layer, threads: int) -> Callable[[], Features]:
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads must not slow the others
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # Its threads must not slow the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     table = np.ascontiguousarray(np.where(layer.neighbours < 0, count, layer.neighbours).T)
     return lambda: session.run(None, {"x": layer.x, "neighbours": table})[0]
 
@@ -136,9 +139,12 @@ def figures(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _layer_figures(layer: Layer, octree: ocnn.octree.Octree, threads: int, quick: bool) -> list[dict[str, Any]]:
+def _layer_figures(
+    layer: Layer, octree: ocnn.octree.Octree, threads: int, quick: bool
+) -> list[dict[str, Any]]:
     count, channels = layer.x.shape
-    label = f"octree convolution 3x3x3, {channels} channels, {count} nodes, {threads} thread{'s' * (threads > 1)}"
+    plural = "s" if threads > 1 else ""
+    label = f"octree convolution 3x3x3, {channels} channels, {count} nodes, {threads} thread{plural}"
     ours = native(layer, threads)
     peers = {OCNN: ocnn_peer(layer, octree), GATHER: gather_peer(layer, threads)}
     for name, peer in peers.items():
@@ -153,7 +159,8 @@ def _layer_figures(layer: Layer, octree: ocnn.octree.Octree, threads: int, quick
             best[name] = min(best[name], *(_milliseconds(call) for _ in range(3)))
     rows = [_figure(f"{label}: time", best["ours"], "ms", "lower", None, OCNN, best[OCNN])]
     for name, asked in ((OCNN, ASKED_SPEEDUP), (GATHER, None)):
-        rows.append(_figure(f"{label}: speed-up over {name}", best[name] / best["ours"], "x", "higher", asked, name, 1.0))
+        speed_up = best[name] / best["ours"]
+        rows.append(_figure(f"{label}: speed-up over {name}", speed_up, "x", "higher", asked, name, 1.0))
     return rows
 
 

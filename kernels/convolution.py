@@ -1,18 +1,17 @@
 """Octree convolutions and their relatives: gather, matrix product, bias and activation in one pass.
 
-Features are row-major float32 without padding, one row per octree node. Weights are packed once, into `PackedWeight` or
-`ResidualWeights`. Every index is checked before a kernel runs, in one pass over the table; the nodes of the ONNX
+Features are row-major float32 without padding, one row per octree node. Weights are packed once, into
+`PackedWeight` or `ResidualWeights`. Every index is checked before a kernel runs; the nodes of the ONNX
 domain, whose tables come from other nodes of the graph, don't check. NaN in, NaN out, with every activation.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from zerograsp_edge.kernels.checks import check_array, check_range, output
 from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace
@@ -42,7 +41,8 @@ class PackedWeight:
     def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
         """
         Args:
-            weight: (taps, cin, cout) float32, tap k multiplies the neighbour at row k of the table; cout <= 3072.
+            weight: (taps, cin, cout) float32, tap k multiplies the neighbours in row k of the table;
+                cout <= 3072.
             bias: (cout,) float32; None for zeros.
 
         Raises:
@@ -56,7 +56,7 @@ class PackedWeight:
 
     @classmethod
     def of_siblings(cls, weight: Floats, bias: Floats | None = None) -> PackedWeight:
-        """For `octree_downsample`: (8, cin, cout) as one tap of 8 cin inputs, since siblings are consecutive rows."""
+        """For `octree_downsample`: (8, cin, cout) as one tap of 8 cin inputs, as siblings are adjacent."""
         _check_weight("weight", weight, (8, "cin", "cout"))
         return cls(weight.reshape(1, -1, weight.shape[2]), bias)
 
@@ -87,7 +87,8 @@ class ResidualWeights:
             wa, ba: (1, C, H), (H,) float32, into the bottleneck.
             w3, b3: (taps, H, H), (H,) float32, the convolution over neighbours.
             wb, bb: (1, H, Co), (Co,) float32, out of the bottleneck.
-            wc: (1, C, Co) float32, the shortcut's projection (its bias belongs into `bb`); None for the identity, Co = C.
+            wc: (1, C, Co) float32, the shortcut's projection (its bias belongs into `bb`); None for the
+                identity, with Co = C.
 
         Raises:
             TypeError: an argument is no array.
@@ -154,12 +155,12 @@ def octree_downsample(
     out: Floats | None = None,
     threads: int = 0,
 ) -> Floats:
-    """Features of the nodes of a depth from those of their children: y[i] = activation(sum_k x[8 c_i + k] @ W[k] + bias).
+    """Features of nodes from their children: y[i] = activation(sum over k of x[8 c_i + k] @ W[k] + bias).
 
     Args:
         x: (8 S, cin) float32, all children of the depth's split nodes.
-        children: (N,) int32, c above: the node's rank among the split ones, -1 if it has no children; such a node gets
-            activation(bias).
+        children: (N,) int32, c above: the node's rank among the split ones, -1 if it has no children; such a
+            node gets activation(bias).
         weight: (8, cin, cout), packed by `PackedWeight.of_siblings`.
         activation: none, gelu (exact), elu (alpha 1) or relu.
         out: (capacity, cout) float32 buffer with capacity >= N that shares no memory with x.
@@ -197,7 +198,7 @@ def octree_upsample(
     out: Floats | None = None,
     threads: int = 0,
 ) -> Floats:
-    """Features of all children of the split nodes: y[8 i + k] = activation(x[split_rows[i]] @ W[k] + bias) + skip.
+    """Features of children from their parents: y[8 i + k] = activation(x[split_rows[i]] @ W[k] + bias) + skip.
 
     Args:
         x: (R, cin) float32.
@@ -318,11 +319,12 @@ def grid_conv(
 
     Args:
         x: (N, r, r, r, cin) float32, r <= 32; sub-voxels along x, y and z, channels last.
-        weight: packed (27, cin, cout); tap 9 (dx + 1) + 3 (dy + 1) + (dz + 1) multiplies x[.., x + dx, y + dy, z + dz].
+        weight: packed (27, cin, cout); tap 9 (dx + 1) + 3 (dy + 1) + (dz + 1) multiplies the sub-voxel at
+            (x + dx, y + dy, z + dz).
         activation: none, gelu (exact), elu (alpha 1) or relu.
         residual: (N, r, r, r, cout) float32, added before the activation.
-        out: (capacity, r, r, r, cout) float32 buffer with capacity >= N that shares no memory with x; it may be
-            `residual` itself.
+        out: (capacity, r, r, r, cout) float32 buffer with capacity >= N that shares no memory with x; it may
+            be `residual` itself.
         threads: 0 takes all of OpenMP's. The result does not depend on it.
 
     Returns:
@@ -348,7 +350,7 @@ def grid_conv(
     return y
 
 
-@lru_cache(maxsize=None)
+@cache
 def _grid_table(resolution: int) -> Any:
     return core.GridTable(resolution)
 
@@ -381,7 +383,7 @@ def _check_weight(name: str, weight: Floats, shape: tuple[int | str, ...]) -> No
 def _check_rows(name: str, indices: Ints, low: int, rows: int) -> None:
     if indices.size == 0:
         return
-    least, greatest = int(indices.min()), int(indices.max())  # a few percent of the cheapest convolution's time
+    least, greatest = int(indices.min()), int(indices.max())  # a few percent of a narrow convolution's time
     if least < low or greatest >= rows:
         wrong = least if least < low else greatest
         missing = ", or -1 where there is none" if low < 0 else ""

@@ -8,8 +8,8 @@ from zerograsp_edge.kernels.native import core
 class Workspace:
     """Scratch memory that the kernels keep between frames: it grows to the largest frame and never shrinks.
 
-    Pass the same one to every call of a loop and nothing is allocated once the largest frame has been seen. It serves
-    one call at a time: give every thread its own.
+    Pass the same one to every call of a loop and nothing is allocated once the largest frame has been seen.
+    It serves one call at a time: give every thread its own.
     """
 
     def __init__(self) -> None:

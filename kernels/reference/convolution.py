@@ -1,4 +1,4 @@
-"""Octree convolutions in NumPy: one matrix product per tap, in float64; what the native kernels are tested against.
+"""Octree convolutions in NumPy: one matrix product per tap, in float64; the truth for the native kernels.
 
 Weights are plain arrays, (taps, cin, cout) with a bias of (cout,). Results are float64, unrounded.
 """
@@ -29,7 +29,7 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 def activate(x: Floats, activation: str) -> Doubles:
     """`gelu` is x * Phi(x) with the normal distribution function, `elu` has alpha 1."""
-    x = x.astype(np.float64)
+    x = np.asarray(x, np.float64)
     if activation == "none":
         return x
     if activation == "gelu":
@@ -76,8 +76,8 @@ def octree_upsample(
     skip_index: Ints | None = None,  # (8 S,)
 ) -> Doubles:
     parents = x[split_rows].astype(np.float64)
-    y = np.stack([parents @ child for child in weight.astype(np.float64)], axis=1).reshape(-1, weight.shape[2])
-    y = activate(y + bias, activation)
+    y = np.stack([parents @ child for child in weight.astype(np.float64)], axis=1)
+    y = activate(y.reshape(-1, weight.shape[2]) + bias, activation)
     if skip is not None and skip_index is not None:
         there = skip_index >= 0
         y[there] += skip[skip_index[there]]

@@ -31,7 +31,7 @@ from zerograsp_edge.kernels.workspace import Workspace
 Floats = NDArray[np.float32]
 
 # The weights keep every output near 1, so that a lost or doubled term of a sum stands out by far.
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+TOLERANCE = 2e-5
 
 CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([2, 16, 24, 32, 48, 96, 192, 208]))
 ACTIVATION = st.sampled_from(sorted(ACTIVATIONS))
@@ -69,23 +69,44 @@ def table(rng: np.random.Generator, taps: int, nodes: int, rows: int, present: f
 
 def residual_arguments(
     rng: np.random.Generator, cin: int, hidden: int, cout: int, projected: bool
-) -> list[Floats | None]:
+) -> list[Any]:
     blocks = [(1, cin, hidden), (27, hidden, hidden), (1, hidden, cout if projected else cin)]
-    arrays: list[Floats | None] = [array for shape in blocks for array in weights(rng, *shape)]
+    arrays: list[Any] = [array for shape in blocks for array in weights(rng, *shape)]
     return [*arrays, weights(rng, 1, cin, cout)[0] if projected else None]
 
 
-@given(SEED, NODES, NODES, st.sampled_from([1, 8, 27]), CHANNELS, CHANNELS, PRESENT, ACTIVATION, st.integers(0, 3))
+@given(
+    SEED,
+    NODES,
+    NODES,
+    st.sampled_from([1, 8, 27]),
+    CHANNELS,
+    CHANNELS,
+    PRESENT,
+    ACTIVATION,
+    st.integers(0, 3),
+)
 @PROPERTY
 def test_conv(
-    isa: str, seed: int, rows: int, nodes: int, taps: int, cin: int, cout: int, present: float, act: str, threads: int
+    isa: str,
+    seed: int,
+    rows: int,
+    nodes: int,
+    taps: int,
+    cin: int,
+    cout: int,
+    present: float,
+    act: str,
+    threads: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     x, neighbours = features(rng, rows, cin), table(rng, taps, nodes, rows, present)
     weight, bias = weights(rng, taps, cin, cout)
     y = octree_conv(x, neighbours, PackedWeight(weight, bias), act, threads=threads)
     assert y.dtype == np.float32 and y.shape == (nodes, cout)
-    np.testing.assert_allclose(y, twin.octree_conv(x, neighbours, weight, bias, act), **TOLERANCE)
+    np.testing.assert_allclose(
+        y, twin.octree_conv(x, neighbours, weight, bias, act), rtol=TOLERANCE, atol=TOLERANCE
+    )
 
 
 @given(SEED, NODES, NODES, CHANNELS, CHANNELS, PRESENT, ACTIVATION)
@@ -97,7 +118,9 @@ def test_downsample(
     x, children = features(rng, 8 * split, cin), table(rng, 1, nodes, split, present)[0]
     weight, bias = weights(rng, 8, cin, cout)
     y = octree_downsample(x, children, PackedWeight.of_siblings(weight, bias), act)
-    np.testing.assert_allclose(y, twin.octree_downsample(x, children, weight, bias, act), **TOLERANCE)
+    np.testing.assert_allclose(
+        y, twin.octree_downsample(x, children, weight, bias, act), rtol=TOLERANCE, atol=TOLERANCE
+    )
     childless = y[children < 0]
     assert (childless == childless[:1]).all()
 
@@ -105,7 +128,15 @@ def test_downsample(
 @given(SEED, st.integers(1, 60), NODES, CHANNELS, CHANNELS, st.one_of(st.none(), NODES), PRESENT, ACTIVATION)
 @PROPERTY
 def test_upsample(
-    isa: str, seed: int, rows: int, split: int, cin: int, cout: int, skips: int | None, present: float, act: str
+    isa: str,
+    seed: int,
+    rows: int,
+    split: int,
+    cin: int,
+    cout: int,
+    skips: int | None,
+    present: float,
+    act: str,
 ) -> None:
     rng = np.random.default_rng(seed)
     x, split_rows = features(rng, rows, cin), rng.integers(0, rows, split).astype(np.int32)
@@ -115,19 +146,29 @@ def test_upsample(
         skip, skip_index = features(rng, skips, cout), table(rng, 1, 8 * split, skips, present)[0]
     y = octree_upsample(x, split_rows, PackedWeight(weight, bias), act, skip=skip, skip_index=skip_index)
     expected = twin.octree_upsample(x, split_rows, weight, bias, act, skip, skip_index)
-    np.testing.assert_allclose(y, expected, **TOLERANCE)
+    np.testing.assert_allclose(y, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @given(SEED, NODES, CHANNELS, CHANNELS, CHANNELS, st.booleans(), PRESENT, st.integers(0, 3))
 @PROPERTY
 def test_residual(
-    isa: str, seed: int, nodes: int, cin: int, hidden: int, cout: int, projected: bool, present: float, threads: int
+    isa: str,
+    seed: int,
+    nodes: int,
+    cin: int,
+    hidden: int,
+    cout: int,
+    projected: bool,
+    present: float,
+    threads: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     x, neighbours = features(rng, nodes, cin), table(rng, 27, nodes, nodes, present)
     arguments = residual_arguments(rng, cin, hidden, cout, projected)
     y = octree_residual(x, neighbours, ResidualWeights(*arguments), threads=threads)
-    np.testing.assert_allclose(y, twin.octree_residual(x, neighbours, *arguments), **TOLERANCE)
+    np.testing.assert_allclose(
+        y, twin.octree_residual(x, neighbours, *arguments), rtol=TOLERANCE, atol=TOLERANCE
+    )
 
 
 @given(SEED, NODES, CHANNELS, CHANNELS, CHANNELS)
@@ -136,11 +177,13 @@ def test_mlp(isa: str, seed: int, nodes: int, cin: int, hidden: int, cout: int) 
     rng = np.random.default_rng(seed)
     x, first, second = features(rng, nodes, cin), weights(rng, 1, cin, hidden), weights(rng, 1, hidden, cout)
     y = octree_mlp(x, PackedWeight(*first), PackedWeight(*second))
-    np.testing.assert_allclose(y, twin.octree_mlp(x, *first, *second), **TOLERANCE)
+    np.testing.assert_allclose(y, twin.octree_mlp(x, *first, *second), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("resolution", [1, 2, 3, 4, 8])
-@given(SEED, st.integers(0, 5), st.booleans(), st.integers(1, 40), st.integers(1, 40), st.booleans(), ACTIVATION)
+@given(
+    SEED, st.integers(0, 5), st.booleans(), st.integers(1, 40), st.integers(1, 40), st.booleans(), ACTIVATION
+)
 @settings(PROPERTY, max_examples=20)
 def test_grid_conv(
     isa: str, resolution: int, seed: int, grids: int, many: bool, cin: int, cout: int, add: bool, act: str
@@ -151,7 +194,9 @@ def test_grid_conv(
     weight, bias = weights(rng, 27, cin, cout)
     residual = features(rng, grids, *[resolution] * 3, cout) if add else None
     y = grid_conv(x, PackedWeight(weight, bias), act, residual=residual)
-    np.testing.assert_allclose(y, twin.grid_conv(x, weight, bias, act, residual), **TOLERANCE)
+    np.testing.assert_allclose(
+        y, twin.grid_conv(x, weight, bias, act, residual), rtol=TOLERANCE, atol=TOLERANCE
+    )
     if residual is not None:
         np.testing.assert_array_equal(
             grid_conv(x, PackedWeight(weight, bias), act, residual=residual, out=residual), y
@@ -182,7 +227,9 @@ def test_wide_layers(isa: str) -> None:
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_activation_is_exact(isa: str, activation: str) -> None:
     """To a few float32 roundings, over the whole range; the tail of GELU must not grow with |x|."""
-    x = np.concatenate([np.linspace(-12, 12, 48001), [-1e30, -1e6, -1e3, -100, -0.0, 0.0, 1e-30, 100, 1e6, 1e30]])
+    x = np.concatenate(
+        [np.linspace(-12, 12, 48001), [-1e30, -1e6, -1e3, -100, -0.0, 0.0, 1e-30, 100, 1e6, 1e30]]
+    )
     x = x.astype(np.float32)[:, None]
     table = np.arange(len(x), dtype=np.int32)[None]
     y = octree_conv(x, table, PackedWeight(np.ones((1, 1, 1), np.float32)), activation)
@@ -202,7 +249,9 @@ def test_twin_activations_are_the_textbook_ones() -> None:
     x = np.array([-3.0, -1.0, 0.0, 0.5, 2.0])
     gelu = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]
     np.testing.assert_allclose(twin.activate(x, "gelu"), gelu, rtol=1e-12)
-    np.testing.assert_allclose(twin.activate(x, "elu"), [math.exp(-3) - 1, math.exp(-1) - 1, 0, 0.5, 2], rtol=1e-12)
+    np.testing.assert_allclose(
+        twin.activate(x, "elu"), [math.exp(-3) - 1, math.exp(-1) - 1, 0, 0.5, 2], rtol=1e-12
+    )
     np.testing.assert_array_equal(twin.activate(x, "relu"), [0, 0, 0, 0.5, 2])
     with pytest.raises(ValueError, match="activation: expected none, gelu, elu or relu, got 'tanh'"):
         twin.activate(x, "tanh")
@@ -256,7 +305,7 @@ def test_out_is_written_and_nothing_beyond(isa: str, call: Call) -> None:
 @KERNEL
 def test_out_and_threads_are_checked(call: Call) -> None:
     shape = call().shape
-    with pytest.raises(CapacityError, match="out: .* needed"):
+    with pytest.raises(CapacityError, match=r"out: .* needed"):
         call(out=np.empty((shape[0] - 1, *shape[1:]), np.float32))
     with pytest.raises(ValueError, match="out: expected"):
         call(out=np.empty((*shape[:-1], shape[-1] + 1), np.float32))
@@ -266,7 +315,7 @@ def test_out_and_threads_are_checked(call: Call) -> None:
     read_only.flags.writeable = False
     with pytest.raises(ValueError, match="out: expected a writable array"):
         call(out=read_only)
-    with pytest.raises(ValueError, match="threads: expected 0 .* got -1"):
+    with pytest.raises(ValueError, match=r"threads: expected 0 .* got -1"):
         call(threads=-1)
 
 
@@ -276,7 +325,9 @@ def test_workspace_serves_growing_and_shrinking_frames() -> None:
         arguments = residual_arguments(rng, cin, hidden, cin, False)
         x, neighbours = features(rng, nodes, cin), table(rng, 27, nodes, nodes, 0.5)
         y = octree_residual(x, neighbours, ResidualWeights(*arguments), workspace=workspace)
-        np.testing.assert_allclose(y, twin.octree_residual(x, neighbours, *arguments), **TOLERANCE)
+        np.testing.assert_allclose(
+            y, twin.octree_residual(x, neighbours, *arguments), rtol=TOLERANCE, atol=TOLERANCE
+        )
 
 
 def test_packed_weight_describes_itself_and_defaults_to_no_bias() -> None:
@@ -330,8 +381,14 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ("x: expected .*, got list", lambda: octree_conv([[0.0]], ROWS, W27)),  # type: ignore[arg-type]
     (r"neighbours: expected .*\(27, N\), got .*\(26, 16\)", lambda: octree_conv(X, ROWS[:26], W27)),
     ("neighbours: expected .* int32 .* int64", lambda: octree_conv(X, ROWS.astype(np.int64), W27)),
-    ("neighbours: expected rows below 16, or -1 .* got 16", lambda: octree_conv(X, with_entry(ROWS, 16), W27)),
-    ("neighbours: expected rows below 16, or -1 .* got -2", lambda: octree_conv(X, with_entry(ROWS, -2), W27)),
+    (
+        "neighbours: expected rows below 16, or -1 .* got 16",
+        lambda: octree_conv(X, with_entry(ROWS, 16), W27),
+    ),
+    (
+        "neighbours: expected rows below 16, or -1 .* got -2",
+        lambda: octree_conv(X, with_entry(ROWS, -2), W27),
+    ),
     ("neighbours: expected rows below 0.* got 0", lambda: octree_conv(X[:0], ROWS, W27)),
     ("activation: expected none, gelu, elu, relu, got 'tanh'", lambda: octree_conv(X, ROWS, W27, "tanh")),
     ("out: expected memory apart from x", lambda: octree_conv(X, ROWS, SQUARE, out=X)),
@@ -344,7 +401,10 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ("split_rows: expected rows below 16, got -1", lambda: octree_upsample(X, ints(0, -1), W8)),
     ("split_rows: expected rows below 16, got 16", lambda: octree_upsample(X, ints(0, 16), W8)),
     ("skip, skip_index: expected both or neither", lambda: octree_upsample(X, CHILDREN, W8, skip=SKIP)),
-    (r"skip: .*\(M, 5\)", lambda: octree_upsample(X, CHILDREN, W8, skip=X, skip_index=np.zeros(32, np.int32))),
+    (
+        r"skip: .*\(M, 5\)",
+        lambda: octree_upsample(X, CHILDREN, W8, skip=X, skip_index=np.zeros(32, np.int32)),
+    ),
     (r"skip_index: .*\(32,\)", lambda: octree_upsample(X, CHILDREN, W8, skip=SKIP, skip_index=CHILDREN)),
     (
         "skip_index: expected rows below 6, or -1 .* got 6",
@@ -366,7 +426,7 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ("r .*: expected 1 to 32, got 33", lambda: grid_conv(np.zeros((0, 33, 33, 33, 3), F), W27)),
     ("residual: expected", lambda: grid_conv(GRID, W27, residual=GRID)),
     ("weight: expected .*taps, cin, cout", lambda: PackedWeight(np.zeros((3, 5), F))),
-    ("weight: .* float32", lambda: PackedWeight(np.zeros((1, 3, 5)))),
+    ("weight: .* float32", lambda: PackedWeight(np.zeros((1, 3, 5)))),  # type: ignore[arg-type]
     ("weight: expected at least one tap", lambda: PackedWeight(np.zeros((1, 0, 5), F))),
     ("weight's outputs: expected 1 to 3072, got 3073", lambda: PackedWeight(np.zeros((1, 1, 3073), F))),
     (r"bias: .*\(5,\)", lambda: PackedWeight(np.zeros((1, 3, 5), F), np.zeros(4, F))),
