@@ -1,4 +1,4 @@
-"""The native core: octrees (construction, neighbours, growth, alignment), occlusion field, octree convolution.
+"""The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution.
 
 Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on
 first use.

@@ -29,15 +29,15 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 def activate(x: Floats, activation: str) -> Doubles:
     """`gelu` is x * Phi(x) with the normal distribution function, `elu` has alpha 1."""
-    x = np.asarray(x, np.float64)
+    values: Doubles = np.asarray(x, np.float64)
     if activation == "none":
-        return x
+        return values
     if activation == "gelu":
-        return 0.5 * x * _erfc(-x / math.sqrt(2))
+        return 0.5 * values * _erfc(-values / math.sqrt(2))
     if activation == "elu":
-        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+        return np.where(values > 0, values, np.expm1(np.minimum(values, 0)))
     if activation == "relu":
-        return np.maximum(x, 0)
+        return np.maximum(values, 0)
     raise ValueError(f"activation: expected none, gelu, elu or relu, got {activation!r}")
 
 
