@@ -198,7 +198,7 @@ def octree_upsample(
     out: Floats | None = None,
     threads: int = 0,
 ) -> Floats:
-    """Children's features from their parents': y[8 i + k] = activation(x[split_rows[i]] @ W[k] + bias) + skip.
+    """Children's features from parents': y[8 i + k] = activation(x[split_rows[i]] @ W[k] + bias) + skip.
 
     Args:
         x: (R, cin) float32.
