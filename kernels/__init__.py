@@ -1,6 +1,7 @@
-"""The native core: octree construction, neighbour search, growth and alignment, occlusion field, octree convolution.
+"""The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution.
 
-Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on first use.
+Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on
+first use.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ _MODULE_OF = {
     "CapacityError": "checks",
     "Growth": "output_octree",
     "Octree": "octree",
+    "PackedWeight": "convolution",
     "PointSet": "points",
+    "ResidualWeights": "convolution",
     "Workspace": "workspace",
     "active_grid": "output_octree",
     "adjacency": "points",
     "align": "octree",
     "build_octree": "octree",
     "expand_neighbours": "octree",
+    "grid_conv": "convolution",
     "grow": "output_octree",
     "occlusion_field": "occlusion",
     "octree_conv": "convolution",
