@@ -21,11 +21,22 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
     """
     torch.manual_seed(seed)
     network = ZeroGrasp(config).eval()
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     # Octree layers may be called with a single row per object, for which batch statistics do not exist (the heads of the
     # prior); those keep their initial statistics.
-    for norm in norms:
+    handles = [
         norm.register_forward_pre_hook(_take_statistics)
+        for norm in network.modules()
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    shift_occupancy(network, frame)
+    for handle in handles:
+        handle.remove()
+    return network
+
+
+def shift_occupancy(network: ZeroGrasp, frame: FrameInputs) -> None:
+    """Shifts the biases of the occupancy heads, depth by depth, until the usual fraction of nodes splits on `frame`."""
+    config = network.config
     forced: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for i, depth in enumerate(config.depths):
@@ -35,9 +46,6 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
             shift = -torch.quantile(difference[torch.randperm(len(difference))[:100000]], 1.0 - fraction)
             network.predict[i][1].linear.bias[1] += shift
             forced[depth] = difference + shift > 0
-    for norm in norms:
-        norm._forward_pre_hooks.clear()
-    return network
 
 
 def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

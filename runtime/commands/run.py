@@ -86,6 +86,8 @@ class Run:
             frames = FrameFolder(self.folder, self.camera, depth_scale=self.depth_scale)
             chosen: Iterator[Frame] = iter(frames) if self.frame is None else iter([frames[self.frame]])
         else:
+            if self.frame is not None:
+                raise FrameError(f"--frame {self.frame} chooses from a folder; expected a folder, got single files or nothing")
             missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
             if missing or self.rgb is None or self.depth is None or self.camera is None:
                 raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
