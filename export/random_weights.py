@@ -11,6 +11,7 @@ from zerograsp_edge.export.network.preprocess import FrameInputs
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 
 COARSE_FRACTION = 0.03  # nodes of the coarsest grid that split: the surface of a few objects
+NEVER = -1e6  # a logit with which no node splits
 FRACTION = 0.25  # nodes that split at every other depth: a surface meets about two of eight siblings
 
 
@@ -37,15 +38,36 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
 def shift_occupancy(network: ZeroGrasp, frame: FrameInputs) -> None:
     """Shifts the biases of the occupancy heads, depth by depth, until the usual fraction of nodes splits on `frame`."""
     config = network.config
+    biases = [head[1].linear.bias for head in network.predict]
     forced: dict[int, torch.Tensor] = {}
     with torch.no_grad():
-        for i, depth in enumerate(config.depths):
+        initial = [bias[1].clone() for bias in biases]
+        for bias in biases:
+            bias[1] = NEVER  # no time is spent on the octree below the depth in hand
+        for bias, value, depth in zip(biases, initial, config.depths, strict=True):
+            bias[1] = value
             logits = network(frame, forced_splits=forced).logits[depth]
             difference = logits[:, 1] - logits[:, 0]
-            fraction = COARSE_FRACTION if depth == config.min_lod else FRACTION
-            shift = -torch.quantile(difference[torch.randperm(len(difference))[:100000]], 1.0 - fraction)
-            network.predict[i][1].linear.bias[1] += shift
+            shift = -_threshold(difference, COARSE_FRACTION if depth == config.min_lod else FRACTION)
+            bias[1] += shift
             forced[depth] = difference + shift > 0
+
+
+def _threshold(values: torch.Tensor, fraction: float) -> torch.Tensor:
+    """A number that about `fraction` of the values exceed.
+
+    It lies in the widest gap between values near there: many coarse nodes see the same empty surroundings, and rounding
+    alone would decide about a value at the threshold.
+    """
+    ordered = values.sort(descending=True).values
+    rank = fraction * len(ordered)
+    low = int(0.9 * rank)
+    gaps = ordered[low : int(1.1 * rank) + 1] - ordered[low + 1 : int(1.1 * rank) + 2]
+    at = low + int(gaps.argmax())
+    if gaps.max() < 1e-5 * ordered.std():  # all equal but for rounding: the nearest clear gap
+        wide = (ordered[:-1] - ordered[1:] > 1e-3 * ordered.std()).nonzero().flatten()
+        at = int(wide[(wide - rank).abs().argmin()])
+    return (ordered[at] + ordered[at + 1]) / 2
 
 
 def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
