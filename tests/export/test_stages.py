@@ -43,7 +43,7 @@ VARIANTS = {
     "two residual blocks": replace(TINY, residual_blocks=2),
     # 64^3 voxels of 20 mm from a coarsest grid of 4^3, on which two blocks leave no room for virtual nodes.
     "shallow": replace(TINY, min_lod=2, max_lod=4, grid_size=320.0, z_margin=1, channels=(16, 8, 8), residual_blocks=2),
-    "deep": replace(TINY, min_lod=4, max_lod=8, channels=(16, 16, 8, 8, 8)),
+    "deep": replace(TINY, min_lod=4, max_lod=8, grid_size=40.0, channels=(16, 8, 8, 4, 4), residual_blocks=2),
     # Width and channels of a head that leave 2 of 8 channels without rotation.
     "wide heads": replace(TINY, channels=(24, 16, 8, 12), transformer_heads=3, occlusion_resolution=2, occlusion_channels=(4, 6)),
 }  # fmt: skip
@@ -78,7 +78,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def frame() -> Frame:
-    return SimulatedCamera(seed=3, num_objects=4, width=170, height=121).read()  # odd: the small encoder halves it twice
+    return SimulatedCamera(seed=3, num_objects=3, width=170, height=121).read()  # odd: the small encoder halves it twice
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -93,7 +93,7 @@ def run(request: pytest.FixtureRequest, frame: Frame, tmp_path_factory: pytest.T
         prediction = network(inputs, taps=taps)
     taps.setdefault("backbone", inputs.image[None])
     path = tmp_path_factory.mktemp("stages") / "variant.zgb"
-    limits = Limits(max_height=160, max_width=320, max_objects=8, max_nodes=16384)
+    limits = Limits(max_height=160, max_width=320, max_objects=8, max_nodes=32768)
     bundle = write_bundle(network, path, trained=False, limits=limits, reference=frame)
     pipeline = Pipeline(bundle, threads=2)
     outputs: dict[str, np.ndarray] = {}

@@ -369,10 +369,7 @@ def test_manifest_of_another_version_or_form(
 def test_manifest_without_a_section(bundle_copy: Path, edit_manifest: EditManifest, section: str) -> None:
     edit_manifest(bundle_copy, lambda m: m.pop(section))
     with pytest.raises(BundleError, match="export the bundle again"):
-        if section == "limits":
-            load_bundle(bundle_copy)
-        else:
-            load_bundle(bundle_copy)
+        load_bundle(bundle_copy)
 
 
 def test_stage_without_hash(bundle_copy: Path, edit_manifest: EditManifest) -> None:
@@ -478,7 +475,7 @@ def test_run_command_on_bad_frames(
         case "truncated rgb":
             rgb.write_bytes(rgb.read_bytes()[:-100])
         case "truncated depth":
-            depth.write_bytes(depth.read_bytes()[:2000])
+            depth.write_bytes(depth.read_bytes()[:-30])
         case "small depth":
             cv2.imwrite(str(depth), np.full((60, 80), 500, np.uint16))
         case "8-bit depth":
