@@ -68,7 +68,9 @@ def test_bundle_loads_as_it_was_written(network: ZeroGrasp, frame: Frame, tmp_pa
 
 def test_manifest(network: ZeroGrasp, frame: Frame, tmp_path: Path) -> None:
     path = tmp_path / "a.zgb"
-    write_bundle(network, path, trained=False, limits=LIMITS, provenance={"weights": "of a test"}, reference=frame)
+    write_bundle(
+        network, path, trained=False, limits=LIMITS, provenance={"weights": "of a test"}, reference=frame
+    )
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["format"] == "zerograsp-edge bundle"
     assert (manifest["version"], manifest["custom_op_version"], manifest["trained"]) == (1, 1, False)
@@ -87,7 +89,9 @@ def test_manifest(network: ZeroGrasp, frame: Frame, tmp_path: Path) -> None:
     tensors = {t["name"]: t for t in manifest["stages"]["decoder_4"]["inputs"]}
     assert tensors["keys"] == {"name": "keys", "dtype": "int64", "shape": ["N"]}
     assert tensors["parent_features"]["shape"] == ["P", 16]
-    assert manifest["stages"]["image_encoder"]["inputs"] == [{"name": "rgb", "dtype": "uint8", "shape": ["H", "W", 3]}]
+    assert manifest["stages"]["image_encoder"]["inputs"] == [
+        {"name": "rgb", "dtype": "uint8", "shape": ["H", "W", 3]}
+    ]
     assert all(stage["precision"] == "fp32" for stage in manifest["stages"].values())
     assert str(tmp_path) not in json.dumps(manifest)
 
@@ -146,9 +150,13 @@ def test_a_neighbour_folder_is_never_removed(network: ZeroGrasp, frame: Frame, t
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_midway_leaves_nothing_behind(
-    network: ZeroGrasp, frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException],
+    network: ZeroGrasp,
+    frame: Frame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
     existing: bool,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / "a.zgb"
     if existing:
         write_bundle(network, path, trained=False, limits=LIMITS, reference=frame)
@@ -188,9 +196,15 @@ def test_a_failing_last_step_keeps_the_old_bundle(
 
 @pytest.mark.parametrize(
     "limits",
-    [replace(LIMITS, max_objects=1), replace(LIMITS, max_height=100, max_width=150), Limits(max_objects=2, max_nodes=131072)],
+    [
+        replace(LIMITS, max_objects=1),
+        replace(LIMITS, max_height=100, max_width=150),
+        Limits(max_objects=2, max_nodes=131072),
+    ],
 )
-def test_the_default_reference_keeps_within_the_limits(network: ZeroGrasp, tmp_path: Path, limits: Limits) -> None:
+def test_the_default_reference_keeps_within_the_limits(
+    network: ZeroGrasp, tmp_path: Path, limits: Limits
+) -> None:
     """Or `verify` could not run on a bundle for few objects."""
     bundle = write_bundle(network, tmp_path / "a.zgb", trained=False, limits=limits)
     assert verify(Pipeline(bundle, threads=2)).ok
@@ -210,7 +224,9 @@ def test_demo_bundle(tmp_path: Path) -> None:
 def lightning_checkpoint(network: ZeroGrasp, path: Path) -> Path:
     """A file as Lightning writes it: the network under `model.`, beside loop and optimizer state."""
     state = {f"model.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": 3, "global_step": 99, "optimizer_states": [{"state": {}}]}, path)
+    torch.save(
+        {"state_dict": state, "epoch": 3, "global_step": 99, "optimizer_states": [{"state": {}}]}, path
+    )
     return path
 
 
@@ -302,6 +318,8 @@ def test_export_command_on_the_published_form(published_network: ZeroGrasp, tmp_
     out = tmp_path / "zerograsp.zgb"
     assert main(["export", str(checkpoint), str(out)]) == 0
     bundle = load_bundle(out)
-    assert NetworkConfig.from_dict(bundle.manifest["network"]) == NetworkConfig.published().without_posterior()
+    assert (
+        NetworkConfig.from_dict(bundle.manifest["network"]) == NetworkConfig.published().without_posterior()
+    )
     assert bundle.geometry.image_multiple == 32 and bundle.geometry.voxel_size == 2.5
     np.testing.assert_array_equal(list(bundle.stages)[2:], [f"decoder_{d}" for d in range(4, 10)])

@@ -41,16 +41,20 @@ VARIANTS = {
     "one object, no occlusion": replace(TINY, multi_object=False, occlusion=False),
     "small image encoder": replace(TINY, image_encoder="small", image_channels=8),
     "two residual blocks": replace(TINY, residual_blocks=2),
-    # 64^3 voxels of 20 mm from a coarsest grid of 4^3, on which two blocks leave no room for virtual nodes.
-    "shallow": replace(TINY, min_lod=2, max_lod=4, grid_size=320.0, z_margin=1, channels=(16, 8, 8), residual_blocks=2),
+    # A coarsest grid of 4^3 nodes, on which two blocks leave no room for virtual nodes.
+    "shallow": replace(
+        TINY, min_lod=2, max_lod=4, grid_size=320.0, z_margin=1, channels=(16, 8, 8), residual_blocks=2
+    ),
     "deep": replace(TINY, min_lod=4, max_lod=8, grid_size=40.0, channels=(16, 8, 8, 4, 4), residual_blocks=2),
-    # Width and channels of a head that leave 2 of 8 channels without rotation.
-    "wide heads": replace(TINY, channels=(24, 16, 8, 12), transformer_heads=3, occlusion_resolution=2, occlusion_channels=(4, 6)),
+    # Heads of 6 channels, all of which rotate.
+    "other widths": replace(
+        TINY, channels=(24, 16, 8, 12), transformer_heads=4, occlusion_resolution=2, occlusion_channels=(4, 6)
+    ),
 }  # fmt: skip
 
 
 def scramble_norms(network: ZeroGrasp) -> None:
-    """Affine parameters and statistics of every BatchNorm and LayerNorm away from the identity, so that no fold is trivial."""
+    """Parameters and statistics of every norm away from the identity, so that no fold is trivial."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -78,11 +82,15 @@ class Run:
 
 @pytest.fixture(scope="module")
 def frame() -> Frame:
-    return SimulatedCamera(seed=3, num_objects=3, width=170, height=121).read()  # odd: the small encoder halves it twice
+    return SimulatedCamera(
+        seed=3, num_objects=3, width=170, height=121
+    ).read()  # odd: the small encoder halves it twice
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def run(request: pytest.FixtureRequest, frame: Frame, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(
+    request: pytest.FixtureRequest, frame: Frame, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
     config = VARIANTS[request.param]
     inputs = prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
     network = random_network(config, inputs, seed=1)
@@ -153,7 +161,7 @@ def test_bundle_verifies(run: Run) -> None:
 
 
 def test_nodes_and_versions(run: Run) -> None:
-    """Opset 17 and IR 8 are what ONNX Runtime 1.17 and TensorRT 10.3 read; TensorRT finds plugins by two attributes."""
+    """ONNX Runtime 1.17 and TensorRT 10.3 read opset 17 and IR 8; plugins are found by two attributes."""
     custom = 0
     for name, model in run.models.items():
         assert model.ir_version == 8, name
@@ -221,7 +229,7 @@ def test_unet_stage_equals_segmentation_models_pytorch() -> None:
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0.0, 0.1)
-        # The last normalisation of every residual branch is damped, or 16 blocks would blow the activations up.
+        # The last one of every residual branch is damped, or 16 blocks would blow the activations up.
         for name, value in unet.named_parameters():
             if name.startswith("encoder.layer") and name.endswith("bn3.weight"):
                 value *= 0.3
@@ -257,7 +265,9 @@ def test_folding_is_done_in_double_precision() -> None:
     weight, bias = Weights(state).conv("block", eps=1e-3)
     x = rng.standard_normal((27 * 4,))
     plain = x @ state["block.conv.weights"].astype(np.float64).reshape(108, 6)
-    bn = {name.rpartition(".")[2]: value.astype(np.float64) for name, value in state.items() if ".bn." in name}
+    bn = {
+        name.rpartition(".")[2]: value.astype(np.float64) for name, value in state.items() if ".bn." in name
+    }
     expected = (plain - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-3) * bn["weight"] + bn["bias"]
     np.testing.assert_allclose(x @ weight.reshape(108, 6) + bias, expected, rtol=1e-12)
     assert weight.dtype == bias.dtype == np.float64
@@ -272,4 +282,7 @@ def test_stages_come_in_the_order_in_which_they_run() -> None:
 def test_bundle_reads_back(run: Run) -> None:
     bundle = load_bundle(run.pipeline.bundle.path)
     assert Path(bundle.reference_path).is_file()
-    assert (bundle.geometry.occlusion, bundle.geometry.multi_object) == (run.config.occlusion, run.config.multi_object)
+    assert (bundle.geometry.occlusion, bundle.geometry.multi_object) == (
+        run.config.occlusion,
+        run.config.multi_object,
+    )

@@ -51,9 +51,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reference = simulated_frame(7, 4)
     inputs = prepare_frame(config, reference.rgb, reference.depth, reference.mask, reference.intrinsics)
     path = tmp_path_factory.mktemp("bundles") / "tiny.zgb"
-    write_bundle(
-        random_network(config, inputs), path, trained=False, limits=TINY_LIMITS, reference=reference
-    )
+    write_bundle(random_network(config, inputs), path, trained=False, limits=TINY_LIMITS, reference=reference)
     return path
 
 
@@ -71,7 +69,7 @@ def bundle_copy(tiny_path: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit_manifest() -> Callable[[Path, Callable[[dict[str, Any]], object]], None]:
-    """Changes a bundle's manifest as its author would: hashes of the files and of the manifest are renewed."""
+    """Changes a bundle's manifest as its author would: the hashes of files and manifest are renewed."""
 
     def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
         manifest = json.loads((bundle / MANIFEST).read_text())

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a frame or a bundle: a clear error, or the object is skipped and reported."""
+"""Everything that can be wrong with a frame or a bundle: a clear error, or a skipped object."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_frame_without_mask(frame: Frame, pipeline: Pipeline) -> None:
 
 def test_300_objects_are_too_many(frame: Frame, pipeline: Pipeline) -> None:
     mask = np.arange(frame.height * frame.width).reshape(frame.depth.shape) % 301
-    with pytest.raises(FrameError, match="frame has 300 objects, the bundle's limit is 8.*max_objects >= 300"):
+    with pytest.raises(
+        FrameError, match=r"frame has 300 objects, the bundle's limit is 8.*max_objects >= 300"
+    ):
         pipeline(changed(frame, mask=mask.astype(np.int32)))
 
 
@@ -117,7 +119,7 @@ def test_300_objects_are_too_many(frame: Frame, pipeline: Pipeline) -> None:
 def test_impossible_focal_length(frame: Frame, focal: float) -> None:
     intrinsics = frame.intrinsics.copy()
     intrinsics[0, 0] = focal
-    with pytest.raises(FrameError, match="focal lengths must be positive|intrinsics must be finite"):
+    with pytest.raises(FrameError, match=r"focal lengths must be positive|intrinsics must be finite"):
         changed(frame, intrinsics=intrinsics)
 
 
@@ -143,7 +145,9 @@ def test_more_nodes_than_the_limit(
     same_result(Pipeline(load_bundle(bundle_copy), threads=2)(frame), pipeline(frame))
     for nodes in (needed - 8, needed // 2, 8):
         edit_manifest(bundle_copy, lambda m, nodes=nodes: m["limits"].update(max_nodes=nodes))
-        with pytest.raises(LimitError, match=rf"exceeds the bundle's limit max_nodes = {nodes}: .*--max-nodes"):
+        with pytest.raises(
+            LimitError, match=rf"exceeds the bundle's limit max_nodes = {nodes}: .*--max-nodes"
+        ):
             Pipeline(load_bundle(bundle_copy), threads=2)(frame)
 
 
@@ -181,7 +185,9 @@ def test_object_with_just_enough_points_is_kept(frame: Frame, pipeline: Pipeline
     assert [o.object_id for o in result.objects] == list(frame.object_ids())
 
 
-def test_object_outside_the_cube_is_skipped(frame: Frame, pipeline: Pipeline, same_result: SameResult) -> None:
+def test_object_outside_the_cube_is_skipped(
+    frame: Frame, pipeline: Pipeline, same_result: SameResult
+) -> None:
     assert frame.mask is not None
     victim = frame.object_ids()[0]
     depth, without = frame.depth.copy(), frame.mask.copy()
@@ -213,7 +219,9 @@ def test_only_objects_outside_the_cube(frame: Frame, pipeline: Pipeline) -> None
     assert frame.mask is not None
     mask = np.zeros_like(frame.mask)
     mask[:, :20] = 1
-    with pytest.raises(FrameError, match="has no object to reconstruct: object 1: outside the reconstructed cube"):
+    with pytest.raises(
+        FrameError, match="has no object to reconstruct: object 1: outside the reconstructed cube"
+    ):
         pipeline(changed(frame, mask=mask, depth=np.full_like(frame.depth, 4000)))
 
 
@@ -241,7 +249,16 @@ def files_of(bundle: Path) -> list[str]:
     return sorted(path.name for path in bundle.iterdir())
 
 
-@pytest.fixture(params=[MANIFEST, REFERENCE, "image_encoder.onnx", "octree_encoder.onnx", "decoder_3.onnx", "decoder_6.onnx"])
+@pytest.fixture(
+    params=[
+        MANIFEST,
+        REFERENCE,
+        "image_encoder.onnx",
+        "octree_encoder.onnx",
+        "decoder_3.onnx",
+        "decoder_6.onnx",
+    ]
+)
 def victim(request: pytest.FixtureRequest, bundle_copy: Path) -> Path:
     """One file of a bundle."""
     return bundle_copy / request.param
@@ -266,7 +283,7 @@ def test_a_digit_of_the_manifest_changed(bundle_copy: Path) -> None:
     text = path.read_text()
     assert '"grid_size": 80.0' in text
     path.write_text(text.replace('"grid_size": 80.0', '"grid_size": 90.0'))
-    with pytest.raises(BundleError, match="SHA-256.*copy or export the bundle again"):
+    with pytest.raises(BundleError, match=r"SHA-256.*copy or export the bundle again"):
         load_bundle(bundle_copy)
 
 
@@ -312,7 +329,7 @@ def test_manifest_that_is_no_text(bundle_copy: Path) -> None:
 
 
 def test_no_bundle_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no bundle at .*zerograsp-edge export"):
+    with pytest.raises(BundleError, match=r"no bundle at .*zerograsp-edge export"):
         load_bundle(tmp_path / "absent.zgb")
     with pytest.raises(BundleError, match="is not a bundle"):
         load_bundle(tmp_path)
@@ -344,7 +361,11 @@ def test_link_that_leaves_the_bundle(bundle_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("version", VERSION + 1, rf"bundle version {VERSION + 1}, this runtime knows up to {VERSION}: upgrade"),
+        (
+            "version",
+            VERSION + 1,
+            rf"bundle version {VERSION + 1}, this runtime knows up to {VERSION}: upgrade",
+        ),
         ("custom_op_version", CUSTOM_OP_VERSION + 1, r"custom-op version .*upgrade it \(pip install -U"),
         ("version", VERSION - 1, "outdated bundle version 0, expected 1: export the bundle again"),
         ("custom_op_version", CUSTOM_OP_VERSION - 1, "outdated custom-op version 0"),
@@ -403,7 +424,10 @@ def test_stage_that_is_no_onnx_file(bundle_copy: Path, edit_manifest: EditManife
 def test_stages_swapped(bundle_copy: Path, edit_manifest: EditManifest) -> None:
     def swap(manifest: dict[str, Any]) -> None:
         stages = manifest["stages"]
-        stages["decoder_3"]["file"], stages["decoder_4"]["file"] = stages["decoder_4"]["file"], stages["decoder_3"]["file"]
+        stages["decoder_3"]["file"], stages["decoder_4"]["file"] = (
+            stages["decoder_4"]["file"],
+            stages["decoder_3"]["file"],
+        )
 
     edit_manifest(bundle_copy, swap)
     with pytest.raises(BundleError, match="expected the inputs"):
@@ -421,7 +445,7 @@ def test_nan_weights(bundle_copy: Path, edit_manifest: EditManifest, frame: Fram
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(array, np.nan), tensor.name))
     onnx.save(model, path)
     edit_manifest(bundle_copy, lambda m: None)
-    with pytest.raises(DecodeError, match="NaN|not finite"):
+    with pytest.raises(DecodeError, match=r"NaN|not finite"):
         Pipeline(load_bundle(bundle_copy))(frame)
 
 
@@ -465,8 +489,14 @@ def option(files: list[str], name: str) -> Path:
     ],
 )
 def test_run_command_on_bad_frames(
-    tiny_path: Path, frame: Frame, frame_files: FilesOf, failing_command: Failing, tmp_path: Path, name: str, message: str
-) -> None:  # fmt: skip
+    tiny_path: Path,
+    frame: Frame,
+    frame_files: FilesOf,
+    failing_command: Failing,
+    tmp_path: Path,
+    name: str,
+    message: str,
+) -> None:
     import cv2
 
     files = frame_files(frame)
@@ -517,9 +547,16 @@ def test_run_command_on_bad_frames(
     ],
 )
 def test_commands_on_bad_bundles(
-    bundle_copy: Path, edit_manifest: EditManifest, frame: Frame, frame_files: FilesOf, failing_command: Failing,
-    tmp_path: Path, command: str, damage: str, message: str,
-) -> None:  # fmt: skip
+    bundle_copy: Path,
+    edit_manifest: EditManifest,
+    frame: Frame,
+    frame_files: FilesOf,
+    failing_command: Failing,
+    tmp_path: Path,
+    command: str,
+    damage: str,
+    message: str,
+) -> None:
     stage = bundle_copy / "octree_encoder.onnx"
     match damage:
         case "flipped":
@@ -544,8 +581,13 @@ def test_commands_on_bad_bundles(
 
 
 def test_run_command_on_a_frame_beyond_the_limits(
-    bundle_copy: Path, edit_manifest: EditManifest, frame: Frame, frame_files: FilesOf, failing_command: Failing, tmp_path: Path
-) -> None:  # fmt: skip
+    bundle_copy: Path,
+    edit_manifest: EditManifest,
+    frame: Frame,
+    frame_files: FilesOf,
+    failing_command: Failing,
+    tmp_path: Path,
+) -> None:
     arguments = run_options(bundle_copy, frame_files(frame), tmp_path / "out")
     edit_manifest(bundle_copy, lambda m: m["limits"].update(max_nodes=512))
     assert "max_nodes = 512" in failing_command(arguments)
@@ -554,8 +596,13 @@ def test_run_command_on_a_frame_beyond_the_limits(
 
 
 def test_run_command_with_nan_weights(
-    bundle_copy: Path, edit_manifest: EditManifest, frame: Frame, frame_files: FilesOf, failing_command: Failing, tmp_path: Path
-) -> None:  # fmt: skip
+    bundle_copy: Path,
+    edit_manifest: EditManifest,
+    frame: Frame,
+    frame_files: FilesOf,
+    failing_command: Failing,
+    tmp_path: Path,
+) -> None:
     test_nan_weights(bundle_copy, edit_manifest, frame, "decoder_5")
     line = failing_command(run_options(bundle_copy, frame_files(frame), tmp_path / "out"))
     assert "logits" in line and "NaN" in line and "zerograsp-edge verify" in line

@@ -1,4 +1,4 @@
-"""End to end on the real frames: what the deployed pipeline gives against what the published code computed."""
+"""End to end on the real frames: the deployed pipeline against what the published code computed."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_signal_with_the_recorded_splits(golden: Golden, runs: GoldenRun) -> Non
 
 
 def test_free_run_splits_what_the_published_code_split(golden: Golden, runs: GoldenRun) -> None:
-    """Depth by depth; an object in which a near-tie has flipped is judged down to there, for below it the nodes differ."""
+    """Depth by depth; an object is judged down to where a near-tie flipped; below it the nodes differ."""
     judged = set(range(len(runs.free.objects)))
     for d in DEPTHS:
         keys, recorded = runs.free_taps[f"keys_{d}"], golden[f"out/keys{d}"]
@@ -177,7 +177,11 @@ def assert_grasps_are_the_recorded_ones(golden: Golden, index: int, grasps: Gras
     assert len(grasps) == golden[f"demo/obj{index}_n"]
     rows, expected = grasps.to_graspnet()[:5000], golden[f"demo/obj{index}_grasps"]
     assert len(rows) == len(expected) > 1000
-    for name, columns in (("score", slice(0, 1)), ("width, height, depth", slice(1, 4)), ("translation", slice(13, 16))):
+    for name, columns in (
+        ("score", slice(0, 1)),
+        ("width, height, depth", slice(1, 4)),
+        ("translation", slice(13, 16)),
+    ):
         scale = max(float(np.abs(expected[:, columns]).max()), 1e-3)
         assert_close(rows[:, columns], expected[:, columns], scale, name)
     difference = np.abs(rows[:, 4:13] - expected[:, 4:13]).max(axis=1)
@@ -194,9 +198,13 @@ def test_surfaces_and_grasps(golden: Golden, runs: GoldenRun) -> None:
 
 
 def test_run_command_on_a_cropped_frame(
-    golden: Golden, frames_dir: Path, published_bundle: Path, runs: GoldenRun, tmp_path: Path,
+    golden: Golden,
+    frames_dir: Path,
+    published_bundle: Path,
+    runs: GoldenRun,
+    tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """From the files to the files, through the command line."""
     if str(golden["case"]) != "007":
         pytest.skip("frame 007 is the cropped one")
@@ -218,7 +226,9 @@ def test_run_command_on_a_cropped_frame(
         np.testing.assert_array_equal(of_object.to_graspnet(), item.grasps[order].to_graspnet())
 
 
-def test_forcing_what_is_predicted_anyway_changes_nothing(runs: GoldenRun, same_result: Callable[[Result, Result], None]) -> None:
+def test_forcing_what_is_predicted_anyway_changes_nothing(
+    runs: GoldenRun, same_result: Callable[[Result, Result], None]
+) -> None:
     """Where no near-tie has flipped, forcing the recorded splits changes nothing."""
     if len(runs.free.grasps) != len(runs.forced.grasps):
         pytest.skip("a near-tie has flipped on this machine")

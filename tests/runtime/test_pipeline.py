@@ -35,11 +35,15 @@ def test_the_same_frame_gives_the_same_bits(
     same_result(first, pipeline(frame))
 
 
-def test_two_pipelines_agree(tiny_path: Path, pipeline: Pipeline, frame: Frame, same_result: SameResult) -> None:
+def test_two_pipelines_agree(
+    tiny_path: Path, pipeline: Pipeline, frame: Frame, same_result: SameResult
+) -> None:
     same_result(Pipeline(load_bundle(tiny_path), threads=2)(frame), pipeline(frame))
 
 
-def test_number_of_threads_changes_rounding_at_most(tiny_path: Path, pipeline: Pipeline, frame: Frame) -> None:
+def test_number_of_threads_changes_rounding_at_most(
+    tiny_path: Path, pipeline: Pipeline, frame: Frame
+) -> None:
     one: dict[str, np.ndarray] = {}
     two: dict[str, np.ndarray] = {}
     Pipeline(load_bundle(tiny_path), threads=1).run(frame, taps=one)
@@ -117,6 +121,16 @@ def test_frames_of_changing_sizes(pipeline: Pipeline, frame: Frame, same_result:
     same_result(pipeline(frame), before)
 
 
+def test_arrays_may_be_views(pipeline: Pipeline, frame: Frame, same_result: SameResult) -> None:
+    """Channels turned from BGR, K cut from a 3x4 projection matrix, a picture cut from a larger one."""
+    projection = np.zeros((3, 4), np.float32)
+    projection[:, :3] = frame.intrinsics
+    bgr = np.ascontiguousarray(frame.rgb[:, :, ::-1])
+    depth, mask = (np.repeat(image, 2, axis=1)[:, ::2] for image in (frame.depth, frame.mask))
+    views = Frame(bgr[:, :, ::-1], depth, projection[:, :3], mask)
+    same_result(pipeline(views), pipeline(frame))
+
+
 # What a result is
 
 
@@ -152,7 +166,15 @@ def test_result_is_consistent(pipeline: Pipeline, other_frame: Frame) -> None:
 
 def test_every_stage_is_timed(pipeline: Pipeline, frame: Frame) -> None:
     timings = pipeline(frame).timings
-    parts = ["points", "adjacency", "image_encoder", "octree_build", "voxel_features", "octree_encoder", "growth"]
+    parts = [
+        "points",
+        "adjacency",
+        "image_encoder",
+        "octree_build",
+        "voxel_features",
+        "octree_encoder",
+        "growth",
+    ]
     assert list(timings) == [*parts, "decoder_3", "decoder_4", "decoder_5", "decoder_6", "decode"]
     assert all(ms > 0 for ms in timings.values())
 
@@ -199,19 +221,27 @@ def test_verify_passes_on_a_fresh_bundle(pipeline: Pipeline) -> None:
     assert figures["ok"] and len(figures["tensors"]) == len(report.tensors)
 
 
-@pytest.mark.parametrize("stage", ["image_encoder", "octree_encoder", "decoder_3", "decoder_4", "decoder_5", "decoder_6"])
-def test_verify_names_the_stage_that_differs(bundle_copy: Path, edit_manifest: EditManifest, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage", ["image_encoder", "octree_encoder", "decoder_3", "decoder_4", "decoder_5", "decoder_6"]
+)
+def test_verify_names_the_stage_that_differs(
+    bundle_copy: Path, edit_manifest: EditManifest, stage: str
+) -> None:
     change_weight(bundle_copy, stage, edit_manifest)
     report = verify(Pipeline(load_bundle(bundle_copy), threads=2))
     assert not report.ok
     # Stages are listed as they run, so the first that differs is the cause.
     assert report.failures[0].startswith(f"{stage}/")
-    assert all(check.ok for check in report.tensors if list(load_bundle(bundle_copy).stages).index(check.name.split("/")[0])
-               < list(load_bundle(bundle_copy).stages).index(stage))  # fmt: skip
+    order = [check.name.split("/")[0] for check in report.tensors]
+    assert all(check.ok for check in report.tensors[: order.index(stage)])
 
 
 def test_verify_command(
-    tiny_path: Path, bundle_copy: Path, edit_manifest: EditManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_path: Path,
+    bundle_copy: Path,
+    edit_manifest: EditManifest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["verify", str(tiny_path), "--json", str(tmp_path / "good.json")]) == 0
     assert "verified" in capsys.readouterr().out
@@ -234,8 +264,13 @@ def test_verify_sees_another_octree(bundle_copy: Path, edit_manifest: EditManife
         verify(Pipeline(load_bundle(bundle_copy), threads=2))
 
 
-@pytest.mark.parametrize("entry", ["frame/depth", "split_5", "object_ids", "decoder_4/logits/values", "octree_encoder/tokens/scale"])
-def test_incomplete_reference_does_not_verify(bundle_copy: Path, edit_manifest: EditManifest, entry: str) -> None:
+@pytest.mark.parametrize(
+    "entry",
+    ["frame/depth", "split_5", "object_ids", "decoder_4/logits/values", "octree_encoder/tokens/scale"],
+)
+def test_incomplete_reference_does_not_verify(
+    bundle_copy: Path, edit_manifest: EditManifest, entry: str
+) -> None:
     with np.load(bundle_copy / REFERENCE) as file:
         np.savez(bundle_copy / REFERENCE, **{name: array for name, array in file.items() if name != entry})
     edit_manifest(bundle_copy, lambda m: None)
@@ -254,17 +289,26 @@ def test_verify_without_reference(bundle_copy: Path, edit_manifest: EditManifest
 
 
 def test_run_command_writes_every_output(
-    tiny_path: Path, frame: Frame, frame_files: Callable[..., list[str]], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], pipeline: Pipeline,
-) -> None:  # fmt: skip
+    tiny_path: Path,
+    frame: Frame,
+    frame_files: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pipeline: Pipeline,
+) -> None:
     pytest.importorskip("skimage", reason="needs the extra `mesh`")
     out = tmp_path / "out"
-    assert main(["run", "--bundle", str(tiny_path), *frame_files(frame), "--out", str(out), "--repeat", "2"]) == 0
+    assert (
+        main(["run", "--bundle", str(tiny_path), *frame_files(frame), "--out", str(out), "--repeat", "2"])
+        == 0
+    )
     names = {"points.ply", "grasps.npz", "overlay.png", "timings.json", "mesh.glb"}
     assert {path.name for path in out.iterdir()} == names
     output = " ".join(capsys.readouterr().out.split())
     assert "weights of this bundle are random" in output  # nobody takes these shapes for real
-    assert all(part in output for part in ("time per stage", "decoder_6", "objects of frame scene", "surface points"))
+    assert all(
+        part in output for part in ("time per stage", "decoder_6", "objects of frame scene", "grasps.npz")
+    )
     found = json.loads((out / "timings.json").read_text())
     assert found["objects"] == 3 and found["points"] > 100
     rounded = replace(frame, depth=np.rint(frame.depth))  # as the PNG holds it
@@ -289,8 +333,12 @@ def test_run_command_on_a_folder(
 
 
 def test_quiet_run_says_nothing(
-    tiny_path: Path, frame: Frame, frame_files: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+    tiny_path: Path,
+    frame: Frame,
+    frame_files: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     options = ["--out", str(tmp_path / "out"), "--no-mesh", "--quiet"]
     assert main(["run", "--bundle", str(tiny_path), *frame_files(frame), *options]) == 0
     assert capfd.readouterr() == ("", "")
@@ -313,7 +361,9 @@ def test_demo_command(
 
     camera = simulated.SimulatedCamera
     monkeypatch.setattr(demo, "write_demo_bundle", write_demo_bundle)
-    monkeypatch.setattr(simulated, "SimulatedCamera", lambda seed, num_objects: camera(seed, num_objects, 160, 120))
+    monkeypatch.setattr(
+        simulated, "SimulatedCamera", lambda seed, num_objects: camera(seed, num_objects, 160, 120)
+    )
     out = tmp_path / "demo"
     for _ in range(2):  # the second run finds the first one's bundle
         assert main(["demo", "--out", str(out), "--frames", "2", "--objects", "3"]) == 0
@@ -324,7 +374,9 @@ def test_demo_command(
     assert "weights of this bundle are random" in output and "time per stage" in output
 
 
-def test_demo_command_with_a_bundle(tiny_path: Path, tmp_path: Path, failing_command: Callable[[list[str]], str]) -> None:
+def test_demo_command_with_a_bundle(
+    tiny_path: Path, tmp_path: Path, failing_command: Callable[[list[str]], str]
+) -> None:
     """640x480 pixels of the demonstration exceed the tiny bundle's limits."""
     line = failing_command(["demo", "--out", str(tmp_path / "demo"), "--bundle", str(tiny_path)])
     assert "max_width = 320" in line
