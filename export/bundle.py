@@ -85,7 +85,7 @@ def write_bundle(
                 "outputs": [_tensor(v) for v in model.graph.output],
             }
         progress("reference outputs")
-        arrays = reference_outputs(network, reference or _reference_frame(limits))
+        arrays: dict[str, Any] = reference_outputs(network, reference or _reference_frame(limits))
         np.savez_compressed(partial / REFERENCE, **arrays)
         manifest = {
             "format": FORMAT,

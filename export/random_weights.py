@@ -3,6 +3,8 @@ ship, and for tests and benchmarks. What it reconstructs is meaningless."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,8 +13,8 @@ from zerograsp_edge.export.network.preprocess import FrameInputs
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 
 COARSE_FRACTION = 0.03  # nodes of the coarsest grid that split: the surface of a few objects
-NEVER = -1e6  # a logit with which no node splits
 FRACTION = 0.25  # nodes that split at every other depth: a surface meets about two of eight siblings
+NEVER = -1e6  # a logit with which no node splits
 
 
 def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> ZeroGrasp:
@@ -38,7 +40,8 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
 def shift_occupancy(network: ZeroGrasp, frame: FrameInputs) -> None:
     """Shifts the biases of the occupancy heads, depth by depth, until the usual fraction of nodes splits on `frame`."""
     config = network.config
-    biases = [head[1].linear.bias for head in network.predict]
+    heads: Any = network.predict
+    biases = [head[1].linear.bias for head in heads]
     forced: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         initial = [bias[1].clone() for bias in biases]
@@ -70,7 +73,7 @@ def _threshold(values: torch.Tensor, fraction: float) -> torch.Tensor:
     return (ordered[at] + ordered[at + 1]) / 2
 
 
-def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+def _take_statistics(norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
     x = inputs[0]
     if x.shape[0] * x[0, 0].numel() < 2:
         return

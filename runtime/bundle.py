@@ -164,12 +164,8 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
         _check_files(root, files)
     try:
         network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
-        geometry = Geometry(
-            **{
-                name: tuple(network[name]) if name == "channels" else network[name]
-                for name in Geometry.__dataclass_fields__
-            }
-        )
+        sizes: dict[str, Any] = {name: network[name] for name in Geometry.__dataclass_fields__}
+        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"])})
         limits = Limits(**manifest["limits"])
         stages = {
             name: Stage(

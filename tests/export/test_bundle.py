@@ -39,6 +39,7 @@ def frame() -> Frame:
 @pytest.fixture(scope="module")
 def network(frame: Frame) -> ZeroGrasp:
     """With its posterior, as after training."""
+    assert frame.mask is not None
     return random_network(TINY, prepare_frame(TINY, frame.rgb, frame.depth, frame.mask, frame.intrinsics))
 
 

@@ -18,7 +18,13 @@ import onnxruntime as ort  # noqa: E402
 from zerograsp_edge.export.bundle import build_stages, write_bundle  # noqa: E402
 from zerograsp_edge.export.folding import Weights  # noqa: E402
 from zerograsp_edge.export.image_encoder import image_encoder  # noqa: E402
-from zerograsp_edge.export.network import NetworkConfig, Prediction, ZeroGrasp, prepare_frame  # noqa: E402
+from zerograsp_edge.export.network import (  # noqa: E402
+    FrameInputs,
+    NetworkConfig,
+    Prediction,
+    ZeroGrasp,
+    prepare_frame,
+)
 from zerograsp_edge.export.network.preprocess import normalise_image  # noqa: E402
 from zerograsp_edge.export.random_weights import (  # noqa: E402
     COARSE_FRACTION,
@@ -67,6 +73,11 @@ def scramble_norms(network: ZeroGrasp) -> None:
                 value *= 0.8 + 0.4 * torch.rand(value.shape, generator=generator)
 
 
+def inputs_of(frame: Frame, config: NetworkConfig) -> FrameInputs:
+    assert frame.mask is not None
+    return prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+
+
 @dataclass
 class Run:
     """One frame in PyTorch, and in ONNX Runtime with PyTorch's splits."""
@@ -92,7 +103,7 @@ def run(
     request: pytest.FixtureRequest, frame: Frame, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
     config = VARIANTS[request.param]
-    inputs = prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+    inputs = inputs_of(frame, config)
     network = random_network(config, inputs, seed=1)
     scramble_norms(network)
     shift_occupancy(network, inputs)
@@ -195,7 +206,7 @@ def test_manifest_names_the_graphs_tensors(run: Run) -> None:
 
 
 def test_random_network_splits_the_share_it_promises(frame: Frame) -> None:
-    inputs = prepare_frame(TINY, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+    inputs = inputs_of(frame, TINY)
     with torch.no_grad():
         split = random_network(TINY, inputs)(inputs).split
     for d in TINY.depths:
@@ -204,13 +215,25 @@ def test_random_network_splits_the_share_it_promises(frame: Frame) -> None:
 
 
 def test_random_network_depends_on_the_seed_only(frame: Frame) -> None:
-    inputs = prepare_frame(TINY, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+    inputs = inputs_of(frame, TINY)
     torch.manual_seed(99)
     a = random_network(TINY, inputs, seed=4).state_dict()
     b = random_network(TINY, inputs, seed=4).state_dict()
     c = random_network(TINY, inputs, seed=5).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["conv1.conv.weights"], c["conv1.conv.weights"])
+
+
+def test_mean_does_not_depend_on_the_variance(frame: Frame, tmp_path: Path) -> None:
+    """exp of a large log-variance overflows, and 0 * inf is NaN."""
+    inputs = inputs_of(frame, TINY)
+    network = random_network(TINY, inputs)
+    with torch.no_grad():
+        head: Any = network.prior_head
+        head[-1].bias[TINY.latent :] += 400.0
+    limits = Limits(max_height=160, max_width=320, max_objects=8, max_nodes=16384)
+    bundle = write_bundle(network, tmp_path / "a.zgb", trained=False, limits=limits, reference=frame)
+    assert verify(Pipeline(bundle, threads=2)).ok
 
 
 def run_image_encoder(model: Any, rgb: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = NetworkConfig.tiny()
     reference = simulated_frame(7, 4)
+    assert reference.mask is not None
     inputs = prepare_frame(config, reference.rgb, reference.depth, reference.mask, reference.intrinsics)
     path = tmp_path_factory.mktemp("bundles") / "tiny.zgb"
     write_bundle(random_network(config, inputs), path, trained=False, limits=TINY_LIMITS, reference=reference)

@@ -37,11 +37,6 @@ def changed(frame: Frame, **arrays: Any) -> Frame:
     return Frame(**{**parts, **arrays})
 
 
-def smallest_object(frame: Frame) -> int:
-    assert frame.mask is not None
-    return min(frame.object_ids(), key=lambda i: int((frame.mask == i).sum()))
-
-
 # Frames
 
 
@@ -141,10 +136,14 @@ def test_more_nodes_than_the_limit(
     taps: dict[str, np.ndarray] = {}
     pipeline.run(frame, taps=taps)
     needed = max(len(taps["keys_6"]), len(taps["input_keys_6"]))
-    edit_manifest(bundle_copy, lambda m: m["limits"].update(max_nodes=needed))
+
+    def set_limit(nodes: int) -> None:
+        edit_manifest(bundle_copy, lambda m: m["limits"].update(max_nodes=nodes))
+
+    set_limit(needed)
     same_result(Pipeline(load_bundle(bundle_copy), threads=2)(frame), pipeline(frame))
     for nodes in (needed - 8, needed // 2, 8):
-        edit_manifest(bundle_copy, lambda m, nodes=nodes: m["limits"].update(max_nodes=nodes))
+        set_limit(nodes)
         with pytest.raises(
             LimitError, match=rf"exceeds the bundle's limit max_nodes = {nodes}: .*--max-nodes"
         ):

@@ -17,7 +17,10 @@ from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.pipeline import Pipeline
 
 FRAMES = 30
-OWN = [str(Path(module.__file__).parent / "*") for module in (zerograsp_edge.runtime, zerograsp_edge.kernels)]
+OWN = [
+    str(Path(str(module.__file__)).parent / "*")
+    for module in (zerograsp_edge.runtime, zerograsp_edge.kernels)
+]
 
 
 @pytest.fixture(scope="module")
