@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
 from zerograsp_edge.runtime.bundle import CUSTOM_OP_VERSION, FORMAT, MANIFEST, REFERENCE, VERSION, Bundle, BundleError
-from zerograsp_edge.runtime.bundle import Limits, load_bundle, sha256
+from zerograsp_edge.runtime.bundle import Limits, is_bundle, load_bundle, seal, sha256
 from zerograsp_edge.runtime.frame import Frame
 
 Progress = Callable[[str], None]
@@ -51,7 +52,7 @@ def write_bundle(
         network: put into eval mode here.
         path: the folder to make, usually `NAME.zgb`.
         trained: False marks random weights; every tool then says that shapes and grasps mean nothing.
-        limits: sizes of the runtime's buffers.
+        limits: sizes of the runtime's buffers. The default reference frame keeps within them.
         provenance: where the weights come from (checkpoint, hash, metrics), copied into the manifest.
         reference: frame for the reference outputs; by default a simulated one.
         progress: called with a line before each step.
@@ -64,11 +65,12 @@ def write_bundle(
     if root.exists():
         if not overwrite:
             raise BundleError(f"{root} exists; choose another name or pass --overwrite")
-        if not (root / MANIFEST).is_file():
-            raise BundleError(f"{root} exists and is not a bundle (no {MANIFEST}); it was left alone, choose another name")
+        if not is_bundle(root):
+            raise BundleError(f"{root} exists and is not a bundle; it was left alone, choose another name")
+    limits = limits or Limits()
     network.eval()
-    partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # Names of this process alone: a folder of somebody else is never in the way.
+    partial, replaced = (root.with_name(f".{root.name}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
     partial.mkdir(parents=True)
     try:
         stages = {}
@@ -83,7 +85,7 @@ def write_bundle(
                 "outputs": [_tensor(v) for v in model.graph.output],
             }
         progress("reference outputs")
-        arrays = reference_outputs(network, reference or _reference_frame())
+        arrays: dict[str, Any] = reference_outputs(network, reference or _reference_frame(limits))
         np.savez_compressed(partial / REFERENCE, **arrays)
         manifest = {
             "format": FORMAT,
@@ -92,20 +94,23 @@ def write_bundle(
             "trained": trained,
             "network": network.config.to_dict(),
             "image_multiple": IMAGE_MULTIPLE.get(network.config.image_encoder, 1),
-            "limits": (limits or Limits()).to_dict(),
+            "limits": limits.to_dict(),
             "normalisation": {"mean": MEAN.tolist(), "std": STD.tolist(), "in_graph": True},
             "latent": "mean",
             "stages": stages,
             "files": {p.name: sha256(p) for p in sorted(partial.iterdir())},
             "provenance": {**_versions(), **(provenance or {})},
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(json.dumps(seal(manifest), indent=2) + "\n", encoding="utf-8")
         if root.exists():
-            shutil.rmtree(root)
+            root.rename(replaced)
         partial.rename(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not root.exists():
+            replaced.rename(root)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
     return load_bundle(root, check=False)
 
 
@@ -118,10 +123,12 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
     }
 
 
-def _reference_frame() -> Frame:
+def _reference_frame(limits: Limits) -> Frame:
     from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
-    return SimulatedCamera(seed=7, num_objects=4, width=640, height=480).read()
+    # Multiples of 32 suit every image encoder.
+    width, height = (max(min(size, most // 32 * 32), 32) for size, most in ((640, limits.max_width), (480, limits.max_height)))
+    return SimulatedCamera(seed=7, num_objects=min(4, limits.max_objects), width=width, height=height).read()
 
 
 def _versions() -> dict[str, Any]:

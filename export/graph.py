@@ -49,7 +49,7 @@ class GraphBuilder:
             node.output[:] = [name if n == value else n for n in node.output]
         self._outputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], list(shape)))
 
-    def constant(self, array: np.ndarray, name: str | None = None) -> str:
+    def constant(self, array: np.ndarray | np.generic, name: str | None = None) -> str:
         """Adds an initialiser; float64 is stored as float32."""
         array = np.asarray(array)
         if array.dtype == np.float64:

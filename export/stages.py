@@ -166,7 +166,9 @@ def prior(g: GraphBuilder, x: str, objects: str, noise: str, weights: Weights, c
     h = linear(g, h, weights[f"{last}.weight"].T, weights[f"{last}.bias"])
     sizes = g.constant(np.array([config.latent] * 2, np.int64))
     mean, log_variance = g.add("Split", h, sizes, outputs=2, axis=1)
-    std = g.add("Exp", g.add("Mul", log_variance, g.constant(np.float32(0.5))))
+    # Held below overflow: without noise, z is the mean whatever the variance, and 0 * inf would be NaN.
+    half = g.add("Mul", log_variance, g.constant(np.float32(0.5)))
+    std = g.add("Exp", g.add("Min", half, g.constant(np.float32(80.0))))
     return mean, log_variance, g.add("Add", mean, g.add("Mul", noise, std))
 
 

@@ -1,7 +1,8 @@
 """A bundle: the folder that is deployed. Manifest, ONNX stages, reference outputs and, on a device, engines.
 
-The manifest names every file with its SHA-256; loading checks them, so that a truncated copy or a changed file is
-noticed before it runs. `zerograsp_edge.export.bundle` writes bundles.
+The manifest names every file with its SHA-256, and carries one of itself; loading checks them, so that a truncated copy
+or a changed file is noticed before it runs. They protect from damage, not from an author of bad faith.
+`zerograsp_edge.export.bundle` writes bundles.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ VERSION = 1
 CUSTOM_OP_VERSION = 1
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
+SEAL = "manifest_sha256"
 
 
 class BundleError(ZeroGraspError, ValueError):
@@ -80,6 +82,11 @@ class Limits:
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 1:
+                raise BundleError(f"limit {name}: expected a positive integer, got {value!r}")
+
     def to_dict(self) -> dict[str, int]:
         return dict(vars(self))
 
@@ -130,6 +137,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the SHA-256 of its content (sorted keys, no white space) as its last entry."""
+    content = {name: value for name, value in manifest.items() if name != SEAL}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {**content, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
 def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
     """Reads a bundle and checks its version and the hash of every file.
 
@@ -145,15 +159,13 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
     _check_versions(root, manifest)
     files = _section(root, manifest, "files", dict)
     if check:
+        if manifest.get(SEAL) != seal(manifest)[SEAL]:
+            raise BundleError(f"{root / MANIFEST}: its SHA-256 is not its own: changed; copy or export the bundle again")
         _check_files(root, files)
     try:
         network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
-        geometry = Geometry(
-            **{
-                name: tuple(network[name]) if name == "channels" else network[name]
-                for name in Geometry.__dataclass_fields__
-            }
-        )
+        sizes: dict[str, Any] = {name: network[name] for name in Geometry.__dataclass_fields__}
+        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"])})
         limits = Limits(**manifest["limits"])
         stages = {
             name: Stage(
@@ -175,6 +187,14 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
         if stage.file not in files:
             raise BundleError(f"{root / MANIFEST}: {stage.file} has no hash; export the bundle again")
     return Bundle(root, geometry, limits, stages, trained, manifest)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder is a bundle, maybe an outdated one; a manifest.json of something else is none."""
+    try:
+        return bool(_read_manifest(path))
+    except BundleError:
+        return False
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:

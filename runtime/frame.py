@@ -169,7 +169,7 @@ def check_intrinsics(intrinsics: np.ndarray, width: int, height: int) -> np.ndar
             (0, 0, 1), or the principal point more than a picture size outside the picture.
     """
     try:
-        matrix = np.asarray(intrinsics, np.float32)
+        matrix = np.ascontiguousarray(intrinsics, np.float32)
     except (TypeError, ValueError) as error:
         raise FrameError(
             f"intrinsics must be a 3x3 matrix of numbers, got {type(intrinsics).__name__}"
@@ -222,6 +222,7 @@ def _checked_depth(depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarra
         repaired = int(np.count_nonzero(bad))
         if repaired:
             depth = np.where(bad, np.float32(0), depth)
+    depth = np.ascontiguousarray(depth)
     deepest = float(depth.max())
     if deepest <= MIN_DEPTH_MM:
         hint = ": are these metres? depth must be in millimetres" if deepest > 0 else ""

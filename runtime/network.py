@@ -74,8 +74,11 @@ class Surface:
 
 
 def node_limits(geometry: Geometry, limits: Limits) -> dict[int, int]:
-    """Most nodes per depth that buffers hold. A surface has about a quarter of the nodes one depth up; half is kept."""
-    floor = 32768
+    """Most nodes per depth that buffers hold: `max_nodes` at the finest.
+
+    A surface has about a quarter of the nodes one depth up; half is kept, and at coarse depths, where it costs little, more.
+    """
+    floor = min(limits.max_nodes, 32768)
     return {
         d: min(limits.max_objects << (3 * d), max(limits.max_nodes >> (geometry.max_lod - d), floor))
         for d in range(geometry.full_depth, geometry.max_lod + 1)

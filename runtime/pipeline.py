@@ -42,6 +42,8 @@ class Pipeline:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         if latent not in ("mean", "sample"):
             raise ValueError(f"latent: expected 'mean' or 'sample', got {latent!r}")
+        if threads < 0:
+            raise ValueError(f"threads: expected 0 or more, got {threads}")
         from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor
 
         self.bundle = bundle
@@ -86,8 +88,9 @@ class Pipeline:
                 surface = self._network.run(scene, watch, noise=noise, forced_splits=forced_splits, taps=taps)
             except kernels.CapacityError as error:
                 raise LimitError(
-                    f"frame '{frame.name}': {error} (zerograsp-edge export --max-nodes / --max-objects), "
-                    "or give fewer objects"
+                    f"frame '{frame.name}' exceeds the bundle's limit max_nodes = {limits.max_nodes}: {error.limit}: "
+                    f"{error.needed} needed, room for {error.capacity}; export with a larger limit "
+                    "(zerograsp-edge export --max-nodes) or give fewer objects"
                 ) from error
         with watch("decode"):
             objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)

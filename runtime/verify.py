@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zerograsp_edge.runtime.bundle import BundleError
+from zerograsp_edge.runtime.bundle import Bundle, BundleError
 from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.pipeline import Pipeline
@@ -85,7 +85,7 @@ def verify(pipeline: Pipeline) -> VerifyReport:
         BundleError: the bundle carries no usable reference outputs.
     """
     bundle = pipeline.bundle
-    reference = _load(bundle.reference_path)
+    reference = _load(bundle)
     frame = Frame(
         reference["frame/rgb"], reference["frame/depth"], reference["frame/intrinsics"], reference["frame/mask"], name="reference"
     )
@@ -119,12 +119,22 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     return VerifyReport(pipeline.executor.name, tuple(tensors), tuple(octrees))
 
 
-def _load(path: Any) -> dict[str, np.ndarray]:
+def _load(bundle: Bundle) -> dict[str, np.ndarray]:
+    """The reference outputs; complete, for what is missing would count as verified."""
+    path = bundle.reference_path
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            reference = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: no usable reference outputs ({error}); export the bundle again") from error
+    needed = [f"frame/{part}" for part in ("rgb", "depth", "intrinsics", "mask")] + ["object_ids"]
+    needed += [f"{entry}_{d}" for d in bundle.geometry.depths for entry in ("keys", "split")]
+    for stage in bundle.stages.values():
+        outputs = [name for name in stage.outputs if name != "latent_log_variance"]  # serves sampling only
+        needed += [f"{stage.name}/{name}/{part}" for name in outputs for part in ("rows", "values", "scale")]
+    if missing := [name for name in needed if name not in reference]:
+        raise BundleError(f"{path}: reference outputs lack {', '.join(missing[:5])}; export the bundle again")
+    return reference
 
 
 def _compare(name: str, actual: np.ndarray, reference: dict[str, np.ndarray], tolerance: float) -> TensorCheck:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +12,9 @@ from zerograsp_edge.runtime.bundle import load_bundle
 from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
 from zerograsp_edge.runtime.errors import FrameError
 from zerograsp_edge.runtime.frame import Frame
+
+if TYPE_CHECKING:
+    from zerograsp_edge.runtime.camera.files import FrameFolder
 
 
 @dataclass
@@ -58,13 +60,15 @@ class Run:
 
         console = Console(quiet=self.quiet)
         bundle = load_bundle(self.bundle)
-        frames = list(self._frames())
+        frames = self._frames()
         with console.status(f"loading {self.bundle}"):
             pipeline = Pipeline(bundle, threads=self.threads)
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
-        for frame in track(frames, description="frames", console=console, transient=True, disable=len(frames) < 2):
-            out = self.out / frame.name if len(frames) > 1 else self.out
+        single = len(frames) == 1
+        for frame in track(frames, description="frames", console=console, transient=True, disable=single):
+            frame = frame if self.crop is None else frame.crop(*self.crop)
+            out = self.out if single else self.out / frame.name
             result = pipeline(frame)
             for _ in range(self.repeat - 1):
                 again = pipeline(frame).timings
@@ -76,7 +80,8 @@ class Run:
             console.print("wrote " + ", ".join(str(file) for file in files))
         return 0
 
-    def _frames(self) -> Iterator[Frame]:
+    def _frames(self) -> FrameFolder | list[Frame]:
+        """The frames to run; those of a folder are read one by one."""
         from zerograsp_edge.runtime.camera.files import FrameFolder, read_frame
 
         single = {"--rgb": self.rgb, "--depth": self.depth, "--mask": self.mask}
@@ -84,11 +89,10 @@ class Run:
             if given := [name for name, value in single.items() if value is not None]:
                 raise FrameError(f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}")
             frames = FrameFolder(self.folder, self.camera, depth_scale=self.depth_scale)
-            chosen: Iterator[Frame] = iter(frames) if self.frame is None else iter([frames[self.frame]])
-        else:
-            missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
-            if missing or self.rgb is None or self.depth is None or self.camera is None:
-                raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
-            chosen = iter([read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)])
-        for frame in chosen:
-            yield frame if self.crop is None else frame.crop(*self.crop)
+            return frames if self.frame is None else [frames[self.frame]]
+        if self.frame is not None:
+            raise FrameError(f"--frame {self.frame} chooses from a folder; expected a folder, got single files or nothing")
+        missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
+        if missing or self.rgb is None or self.depth is None or self.camera is None:
+            raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
+        return [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]
