@@ -18,8 +18,18 @@ from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
-from zerograsp_edge.runtime.bundle import CUSTOM_OP_VERSION, FORMAT, MANIFEST, REFERENCE, VERSION, Bundle, BundleError
-from zerograsp_edge.runtime.bundle import Limits, load_bundle, sha256
+from zerograsp_edge.runtime.bundle import (
+    CUSTOM_OP_VERSION,
+    FORMAT,
+    MANIFEST,
+    REFERENCE,
+    VERSION,
+    Bundle,
+    BundleError,
+    Limits,
+    load_bundle,
+    sha256,
+)
 from zerograsp_edge.runtime.frame import Frame
 
 Progress = Callable[[str], None]
@@ -65,7 +75,9 @@ def write_bundle(
         if not overwrite:
             raise BundleError(f"{root} exists; choose another name or pass --overwrite")
         if not (root / MANIFEST).is_file():
-            raise BundleError(f"{root} exists and is not a bundle (no {MANIFEST}); it was left alone, choose another name")
+            raise BundleError(
+                f"{root} exists and is not a bundle (no {MANIFEST}); it was left alone, choose another name"
+            )
     network.eval()
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

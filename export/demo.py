@@ -21,7 +21,14 @@ def write_demo_bundle(
     frame = SimulatedCamera(seed=7, num_objects=4).read()
     assert frame.mask is not None
     progress("drawing weights")
-    network = random_network(config, prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics))
+    network = random_network(
+        config, prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+    )
     return write_bundle(
-        network, path, trained=False, provenance={"weights": "random, seed 0"}, reference=frame, progress=progress
+        network,
+        path,
+        trained=False,
+        provenance={"weights": "random, seed 0"},
+        reference=frame,
+        progress=progress,
     )

@@ -49,7 +49,14 @@ def _conv(
         w = w * scale[:, None, None, None]
     pads = [w.shape[2] // 2, w.shape[3] // 2] * 2
     return g.add(
-        "Conv", x, g.constant(w), g.constant(b), kernel_shape=list(w.shape[2:]), pads=pads, strides=[stride] * 2, group=groups
+        "Conv",
+        x,
+        g.constant(w),
+        g.constant(b),
+        kernel_shape=list(w.shape[2:]),
+        pads=pads,
+        strides=[stride] * 2,
+        group=groups,
     )
 
 
@@ -75,7 +82,13 @@ def _unet(g: GraphBuilder, x: str, weights: Weights) -> str:
     for i in range(5):
         block = decoder.scope(f"blocks.{i}")
         x = g.add(
-            "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+            "Resize",
+            x,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
         )
         if skips:
             x = g.add("Concat", x, skips.pop(), axis=1)

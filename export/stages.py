@@ -49,7 +49,9 @@ def linear(g: GraphBuilder, x: str, weight: np.ndarray, bias: np.ndarray | None 
 def gelu(g: GraphBuilder, x: str) -> str:
     """Exact GELU in opset 17; ONNX Runtime and TensorRT recognise the pattern."""
     erf = g.add("Erf", g.add("Div", x, g.constant(np.float32(np.sqrt(2.0)))))
-    return g.add("Mul", g.add("Mul", x, g.add("Add", erf, g.constant(np.float32(1.0)))), g.constant(np.float32(0.5)))
+    return g.add(
+        "Mul", g.add("Mul", x, g.add("Add", erf, g.constant(np.float32(1.0)))), g.constant(np.float32(0.5))
+    )
 
 
 def occlusion_cnn(g: GraphBuilder, flags: str, weights: Weights, config: NetworkConfig) -> str:
@@ -86,7 +88,9 @@ def rotary_tables(g: GraphBuilder, positions: str, freqs: np.ndarray) -> tuple[s
     """cos and sin (1, N, 3 F) of the angles positions (N, 3) x freqs (F,)."""
     # The angle of pair f of axis a is positions[:, a] * freqs[f]: one product with a (3, 3 F) block matrix.
     spread = np.kron(np.eye(3), freqs[None]).astype(np.float32)
-    angles = g.add("Unsqueeze", g.add("MatMul", positions, g.constant(spread)), g.constant(np.array([0], np.int64)))
+    angles = g.add(
+        "Unsqueeze", g.add("MatMul", positions, g.constant(spread)), g.constant(np.array([0], np.int64))
+    )
     return g.add("Cos", angles), g.add("Sin", angles)
 
 
@@ -141,7 +145,9 @@ def transformer(g: GraphBuilder, x: str, positions: str, weights: Weights, confi
     cos, sin = rotary_tables(g, positions, freqs)
     for i in range(config.transformer_layers):
         att = weights.scope(f"encoders.{i}.wrap_att.layer")
-        y = attention(g, norm(x, att), att.scope("sublayer"), config.transformer_heads, cos, sin, 3 * len(freqs))
+        y = attention(
+            g, norm(x, att), att.scope("sublayer"), config.transformer_heads, cos, sin, 3 * len(freqs)
+        )
         x = g.add("Add", x, y)
         ff = weights.scope(f"encoders.{i}.wrap_ff.layer")
         mlp = ff.scope("sublayer.mlp")
@@ -150,7 +156,9 @@ def transformer(g: GraphBuilder, x: str, positions: str, weights: Weights, confi
     return x
 
 
-def prior(g: GraphBuilder, x: str, objects: str, noise: str, weights: Weights, config: NetworkConfig) -> tuple[str, str, str]:
+def prior(
+    g: GraphBuilder, x: str, objects: str, noise: str, weights: Weights, config: NetworkConfig
+) -> tuple[str, str, str]:
     """The CVAE's prior: pooled x (N, C) per object to mean, log-variance (B, L) and z = mean + noise * std."""
     axis0, axis1 = (g.constant(np.array([a], np.int64)) for a in (0, 1))
     count = g.add("Gather", g.add("Shape", noise), g.constant(np.array(0, np.int64)))
@@ -177,7 +185,9 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
     g = GraphBuilder("octree_encoder")
     features = g.input("features", "float32", ["V", config.input_channels])
     children = {d: g.input(f"children_{d}", "int32", [f"N{d}"]) for d in range(low, high + 1)}
-    split = {d: g.input(f"split_neighbours_{d - 1}", "int32", [f"S{d - 1}", 27]) for d in range(low, high + 1)}
+    split = {
+        d: g.input(f"split_neighbours_{d - 1}", "int32", [f"S{d - 1}", 27]) for d in range(low, high + 1)
+    }
     objects = g.input("object", "int32", [f"N{low}"])
     noise = g.input("noise", "float32", ["B", config.latent])
 
@@ -207,7 +217,9 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
                 resolution=config.occlusion_resolution,
             )
             x = g.add("Concat", x, occlusion_cnn(g, flags, weights.scope("mask_head"), config), axis=1)
-        x = residual_stage(g, x, neighbours[d], weights.scope(f"encoder_blks.{high - d}"), config.residual_blocks)
+        x = residual_stage(
+            g, x, neighbours[d], weights.scope(f"encoder_blks.{high - d}"), config.residual_blocks
+        )
         if d > low:
             down = constants(weights.conv(f"downsample.{high - d}"))
             below, x = x, g.custom("OctreeDownsample", x, children[d - 1], *down, activation="gelu")

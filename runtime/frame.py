@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+
 from zerograsp_edge.runtime.errors import FrameError
 
 # Depth at or below this is no measurement: spec, "Units and frames".

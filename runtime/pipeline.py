@@ -100,7 +100,9 @@ class Pipeline:
             timestamp=frame.timestamp,
         )
 
-    def _see(self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch) -> tuple[Scene, list[int], list[SkippedObject]]:
+    def _see(
+        self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch
+    ) -> tuple[Scene, list[int], list[SkippedObject]]:
         """The scene of the objects that can be reconstructed, their mask values, and the others with the reason."""
         g, limits = self.bundle.geometry, self.bundle.limits
         kept, skipped = list(ids), []
@@ -121,7 +123,10 @@ class Pipeline:
                 for i in np.flatnonzero(sparse):
                     count = int(points.valid_counts[i])
                     skipped.append(
-                        SkippedObject(kept[i], f"{count} pixels with valid depth, at least {limits.min_points} are needed")
+                        SkippedObject(
+                            kept[i],
+                            f"{count} pixels with valid depth, at least {limits.min_points} are needed",
+                        )
                     )
                 kept, labels = _without(sparse, kept, labels)
                 if kept:
@@ -145,7 +150,9 @@ class Pipeline:
         counts = points.counts[points.counts > 0]
         with watch("adjacency"):
             # Of the whole masks: whether two objects touch does not depend on where the camera measured depth.
-            adjacency = kernels.adjacency(labels, len(kept), workspace=self._workspace, threads=self.executor.threads)
+            adjacency = kernels.adjacency(
+                labels, len(kept), workspace=self._workspace, threads=self.executor.threads
+            )
         scene = Scene(
             frame.rgb, frame.depth, frame.intrinsics, valid, adjacency, points.points, counts, points.z_min
         )

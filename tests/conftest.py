@@ -16,7 +16,9 @@ SHARED = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parent
 def _shared(*parts: str) -> Path:
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"reference data not present: {path} (set ZEROGRASP_SHARED to the folder that holds golden/, frames/)")
+        pytest.skip(
+            f"reference data not present: {path} (set ZEROGRASP_SHARED to the folder that holds golden/, frames/)"
+        )
     return path
 
 

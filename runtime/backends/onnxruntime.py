@@ -31,7 +31,9 @@ class OnnxRuntimeExecutor:
 
         version = tuple(int(part) for part in ort.__version__.split(".")[:2])
         if version < OLDEST:
-            raise BundleError(f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: pip install -U onnxruntime")
+            raise BundleError(
+                f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: pip install -U onnxruntime"
+            )
         self.threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[str, Any] = {}
         for name, stage in bundle.stages.items():
@@ -45,9 +47,13 @@ class OnnxRuntimeExecutor:
             # Workers of one stage must not spin while the next one computes.
             options.add_session_config_entry("session.force_spinning_stop", "1")
             try:
-                session = ort.InferenceSession(str(bundle.path / stage.file), options, providers=["CPUExecutionProvider"])
+                session = ort.InferenceSession(
+                    str(bundle.path / stage.file), options, providers=["CPUExecutionProvider"]
+                )
             except Exception as error:
-                raise BundleError(f"{bundle.path / stage.file}: ONNX Runtime refused it: {_one_line(error)}") from error
+                raise BundleError(
+                    f"{bundle.path / stage.file}: ONNX Runtime refused it: {_one_line(error)}"
+                ) from error
             inputs = {value.name for value in session.get_inputs()}
             if inputs != set(stage.inputs):
                 raise BundleError(
@@ -77,7 +83,9 @@ class OnnxRuntimeExecutor:
 
 def _check_contiguous(stage: str, name: str, array: np.ndarray) -> None:
     if not array.flags.c_contiguous:
-        raise ValueError(f"{stage}: {name} must be C-contiguous, got strides {array.strides} for shape {array.shape}")
+        raise ValueError(
+            f"{stage}: {name} must be C-contiguous, got strides {array.strides} for shape {array.shape}"
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -39,7 +39,10 @@ class Demo:
             with console.status("exporting a network with random weights") as status:
                 # By name: the lean side never depends on `export`, which needs PyTorch.
                 make = importlib.import_module("zerograsp_edge.export.demo").write_demo_bundle
-                make(path, progress=lambda step: status.update(f"exporting a network with random weights: {step}"))
+                make(
+                    path,
+                    progress=lambda step: status.update(f"exporting a network with random weights: {step}"),
+                )
         with console.status(f"loading {path}"):
             bundle = load_bundle(path)
             pipeline = Pipeline(bundle, threads=self.threads)

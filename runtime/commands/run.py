@@ -63,7 +63,9 @@ class Run:
             pipeline = Pipeline(bundle, threads=self.threads)
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
-        for frame in track(frames, description="frames", console=console, transient=True, disable=len(frames) < 2):
+        for frame in track(
+            frames, description="frames", console=console, transient=True, disable=len(frames) < 2
+        ):
             out = self.out / frame.name if len(frames) > 1 else self.out
             result = pipeline(frame)
             for _ in range(self.repeat - 1):
@@ -82,13 +84,19 @@ class Run:
         single = {"--rgb": self.rgb, "--depth": self.depth, "--mask": self.mask}
         if self.folder is not None:
             if given := [name for name, value in single.items() if value is not None]:
-                raise FrameError(f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}")
+                raise FrameError(
+                    f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}"
+                )
             frames = FrameFolder(self.folder, self.camera, depth_scale=self.depth_scale)
             chosen: Iterator[Frame] = iter(frames) if self.frame is None else iter([frames[self.frame]])
         else:
             missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
             if missing or self.rgb is None or self.depth is None or self.camera is None:
-                raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
-            chosen = iter([read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)])
+                raise FrameError(
+                    f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}"
+                )
+            chosen = iter(
+                [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]
+            )
         for frame in chosen:
             yield frame if self.crop is None else frame.crop(*self.crop)
