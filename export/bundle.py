@@ -96,7 +96,7 @@ def write_bundle(
             }
         progress("reference outputs")
         arrays = reference_outputs(network, reference or _reference_frame())
-        np.savez_compressed(partial / REFERENCE, **arrays)
+        np.savez_compressed(partial / REFERENCE, **arrays)  # type: ignore[arg-type]
         manifest = {
             "format": FORMAT,
             "version": VERSION,

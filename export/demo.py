@@ -1,4 +1,4 @@
-"""The bundle of `zerograsp-edge demo` until trained weights ship: the edge configuration with fixed random weights."""
+"""The bundle of `zerograsp-edge demo` until trained weights ship: the edge configuration, random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 def write_demo_bundle(
     path: str | Path, config: NetworkConfig | None = None, progress: Callable[[str], None] = lambda step: None
 ) -> Bundle:
-    """Exports a network with random weights (default: the edge configuration); what it reconstructs is meaningless."""
+    """Exports a network with random weights (default: the edge configuration); its shapes are meaningless."""
     config = config or NetworkConfig.edge()
     frame = SimulatedCamera(seed=7, num_objects=4).read()
     assert frame.mask is not None

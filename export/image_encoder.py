@@ -1,6 +1,7 @@
 """The ONNX stage `image_encoder`: an 8-bit RGB image to a feature map, BatchNorm folded.
 
-Input `rgb` (H, W, 3) uint8, height and width in multiples of 32 for the U-Net; output `image_features` (1, C, H, W).
+Input `rgb` (H, W, 3) uint8, height and width in multiples of 32 for the U-Net; output `image_features` (1, C,
+H, W).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ RESNEXT50_GROUPS = 32
 
 
 def image_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.ModelProto:
-    """The stage for any `config.image_encoder`; `state` has the network's entries without the prefix `model.`."""
+    """The stage for any `config.image_encoder`; `state` has the network's entries without `model.`."""
     g = GraphBuilder("image_encoder")
     rgb = g.input("rgb", "uint8", ["H", "W", 3])
     x = g.add("Transpose", g.add("Cast", rgb, to=onnx.TensorProto.FLOAT), perm=[2, 0, 1])

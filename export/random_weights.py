@@ -1,5 +1,8 @@
-"""A network with fixed random weights that behaves like a trained one in size: for the demonstration until trained weights
-ship, and for tests and benchmarks. What it reconstructs is meaningless."""
+"""A network with fixed random weights that behaves like a trained one in size.
+
+For the demonstration until trained weights ship, and for tests and benchmarks. What it reconstructs is
+meaningless.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
     torch.manual_seed(seed)
     network = ZeroGrasp(config).eval()
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    # Octree layers may be called with a single row per object, for which batch statistics do not exist (the heads of the
-    # prior); those keep their initial statistics.
+    # Octree layers may be called with a single row per object, for which batch statistics do not exist (the
+    # heads of the prior); those keep their initial statistics.
     for norm in norms:
         norm.register_forward_pre_hook(_take_statistics)
     forced: dict[int, torch.Tensor] = {}
@@ -33,7 +36,7 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
             difference = logits[:, 1] - logits[:, 0]
             fraction = COARSE_FRACTION if depth == config.min_lod else FRACTION
             shift = -torch.quantile(difference[torch.randperm(len(difference))[:100000]], 1.0 - fraction)
-            network.predict[i][1].linear.bias[1] += shift
+            network.get_parameter(f"predict.{i}.1.linear.bias")[1] += shift
             forced[depth] = difference + shift > 0
     for norm in norms:
         norm._forward_pre_hooks.clear()
@@ -45,5 +48,5 @@ def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     if x.shape[0] * x[0, 0].numel() < 2:
         return
     dims = [0, *range(2, x.ndim)]
-    norm.running_mean.copy_(x.mean(dims))
-    norm.running_var.copy_(x.var(dims) + 1e-3)
+    norm.get_buffer("running_mean").copy_(x.mean(dims))
+    norm.get_buffer("running_var").copy_(x.var(dims) + 1e-3)

@@ -1,6 +1,7 @@
-"""The native core: octree construction, neighbour search, growth and alignment, occlusion field, octree convolution.
+"""The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution.
 
-Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on first use.
+Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on
+first use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A bundle: the folder that is deployed. Manifest, ONNX stages, reference outputs and, on a device, engines.
 
-The manifest names every file with its SHA-256; loading checks them, so that a truncated copy or a changed file is
-noticed before it runs. `zerograsp_edge.export.bundle` writes bundles.
+The manifest names every file with its SHA-256; loading checks them, so that a truncated copy or a changed
+file is noticed before it runs. `zerograsp_edge.export.bundle` writes bundles.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ REFERENCE = "reference.npz"
 
 
 class BundleError(ZeroGraspError, ValueError):
-    """A bundle that is missing, damaged, tampered with or made for another version; the message says what to run."""
+    """A bundle that is missing, damaged, changed or of another version; the message says what to run."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of a network that the runtime needs; lengths in mm, depths of the octree count from its root."""
+    """The sizes of a network that the runtime needs; lengths in mm, octree depths from its root."""
 
     min_lod: int
     max_lod: int
@@ -70,13 +70,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the buffers of a pipeline are sized for. A frame that exceeds one is refused with the limit's name."""
+    """What the buffers of a pipeline are sized for. A frame that exceeds one is refused, by name."""
 
     max_height: int = 1088
     max_width: int = 1920
     max_objects: int = 40
     max_nodes: int = 524288
-    """Nodes of the finest depth, of the input and of the output octree alike; every coarser depth holds half as many."""
+    """Nodes of the finest depth, in input and output octree alike; every coarser depth holds half as many."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
@@ -147,13 +147,9 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
     if check:
         _check_files(root, files)
     try:
-        network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
-        geometry = Geometry(
-            **{
-                name: tuple(network[name]) if name == "channels" else network[name]
-                for name in Geometry.__dataclass_fields__
-            }
-        )
+        network: dict[str, Any] = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
+        network["channels"] = tuple(network["channels"])
+        geometry = Geometry(**{name: network[name] for name in Geometry.__dataclass_fields__})
         limits = Limits(**manifest["limits"])
         stages = {
             name: Stage(
@@ -226,7 +222,8 @@ def _check_files(root: Path, files: dict[str, Any]) -> None:
             raise BundleError(f"{root}: {name} is missing; copy or export the bundle again")
         if sha256(path) != digest:
             raise BundleError(
-                f"{path}: its SHA-256 is not the manifest's: truncated or changed; copy or export the bundle again"
+                f"{path}: its SHA-256 is not the manifest's: truncated or changed; "
+                "copy or export the bundle again"
             )
 
 
@@ -234,6 +231,7 @@ def _section(root: Path, manifest: dict[str, Any], key: str, kind: type) -> Any:
     value = manifest.get(key)
     if not isinstance(value, kind):
         raise BundleError(
-            f"{root / MANIFEST}: expected {key} to be a {kind.__name__}, got {value!r}; export the bundle again"
+            f"{root / MANIFEST}: expected {key} to be a {kind.__name__}, got {value!r}; "
+            "export the bundle again"
         )
     return value

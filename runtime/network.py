@@ -1,4 +1,4 @@
-"""The stages of a bundle in order, with the growth of the octree between them, on buffers that are allocated once."""
+"""The stages of a bundle in order, with the octree's growth between them, on buffers allocated once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Surface:
 
 
 def node_limits(geometry: Geometry, limits: Limits) -> dict[int, int]:
-    """Most nodes per depth that buffers hold. A surface has about a quarter of the nodes one depth up; half is kept."""
+    """Most nodes per depth that buffers hold: half of the next depth's; a surface has about a quarter."""
     floor = 32768
     return {
         d: min(limits.max_objects << (3 * d), max(limits.max_nodes >> (geometry.max_lod - d), floor))
@@ -143,9 +143,10 @@ class Network:
         """One scene through all stages.
 
         Args:
-            noise: (B, latent) float32 standard normal for a sample of the latent vector; without it the prior's mean.
+            noise: (B, latent) float32 standard normal to sample the latent; without it the prior's mean.
             forced_splits: per depth (N_d,) bool in place of the predicted occupancy (verification).
-            taps: receives copies of the stages' outputs as `<stage>/<tensor>` and the octree's keys as `keys_<d>`.
+            taps: receives copies of the stages' outputs as `<stage>/<tensor>` and the octree's keys as
+                `keys_<d>`.
 
         Raises:
             kernels.CapacityError: a limit of the bundle is exceeded.
@@ -185,7 +186,7 @@ class Network:
         watch: Stopwatch,
         taps: Taps | None,
     ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """Tokens (N, C) of depth min_lod and the input octree's keys by depth; skip features go to their buffers."""
+        """Tokens (N, C) of depth min_lod and the octree's keys by depth; skip features go to buffers."""
         g = self.geometry
         threads, workspace = self._executor.threads, self._workspace
         objects = len(scene.counts)
@@ -201,9 +202,9 @@ class Network:
             )
         with watch("voxel_features"):
             voxels = kernels.voxel_features(
-                scene.points, octree.voxel, int(octree.nnum_split[g.max_lod]), features, scene.intrinsics, scene.z_min,
-                scene.depth.shape, grid_size=g.grid_size, min_lod=g.min_lod, max_lod=g.max_lod, out=self._voxels,
-                workspace=workspace, threads=threads,
+                scene.points, octree.voxel, int(octree.nnum_split[g.max_lod]), features, scene.intrinsics,
+                scene.z_min, scene.depth.shape, grid_size=g.grid_size, min_lod=g.min_lod, max_lod=g.max_lod,
+                out=self._voxels, workspace=workspace, threads=threads,
             )  # fmt: skip
         with watch("octree_encoder"):
             low = octree.keys[g.min_lod]
@@ -269,8 +270,8 @@ class Network:
                 taps[f"keys_{d}"] = keys.copy()
             with watch("growth"):
                 growth = kernels.grow(
-                    logits, rows, keys, None if last else parents, forced=forced_splits.get(d), out=self._growth[d],
-                    workspace=workspace, threads=threads,
+                    logits, rows, keys, None if last else parents, forced=forced_splits.get(d),
+                    out=self._growth[d], workspace=workspace, threads=threads,
                 )  # fmt: skip
             if growth.nan_count:
                 raise DecodeError(

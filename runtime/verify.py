@@ -1,7 +1,7 @@
 """A bundle on this machine against the reference outputs it carries (what PyTorch computed at export).
 
-First with the reference's splits forced, so that every stage sees the same octree and its tensors can be compared row by
-row; then free, where the octrees themselves are compared.
+First with the reference's splits forced, so that every stage sees the same octree and its tensors can be
+compared row by row; then free, where the octrees themselves are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.85}
 
 @dataclass(frozen=True)
 class TensorCheck:
-    """One stage tensor: largest error relative to the reference's largest magnitude, and cosine similarity."""
+    """One stage tensor: largest error relative to the reference's largest magnitude, and cosine."""
 
     name: str
     error: float

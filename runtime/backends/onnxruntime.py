@@ -1,4 +1,4 @@
-"""The CPU executor: the stages in ONNX Runtime, with the native custom-op library, between buffers of the caller."""
+"""The CPU executor: the stages in ONNX Runtime, with the native custom ops, between buffers of the caller."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OLDEST = (1, 17)  # the custom-op library uses ONNX Runtime's C API of this vers
 class OnnxRuntimeExecutor:
     """Runs stages of a bundle on the CPU.
 
-    Inputs and outputs are bound to the caller's arrays: nothing is copied, and ONNX Runtime's arena keeps what it needs
-    inside a stage, so that a steady stream of frames allocates nothing.
+    Inputs and outputs are bound to the caller's arrays: nothing is copied, and ONNX Runtime's arena keeps
+    what it needs inside a stage, so that a steady stream of frames allocates nothing.
 
     Args:
         bundle: the stages.
@@ -32,7 +32,8 @@ class OnnxRuntimeExecutor:
         version = tuple(int(part) for part in ort.__version__.split(".")[:2])
         if version < OLDEST:
             raise BundleError(
-                f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: pip install -U onnxruntime"
+                f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: "
+                "pip install -U onnxruntime"
             )
         self.threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[str, Any] = {}
@@ -57,8 +58,8 @@ class OnnxRuntimeExecutor:
             inputs = {value.name for value in session.get_inputs()}
             if inputs != set(stage.inputs):
                 raise BundleError(
-                    f"{bundle.path / stage.file}: expected the inputs {sorted(stage.inputs)}, got {sorted(inputs)}; "
-                    "export the bundle again"
+                    f"{bundle.path / stage.file}: expected the inputs {sorted(stage.inputs)}, "
+                    f"got {sorted(inputs)}; export the bundle again"
                 )
             self._sessions[name] = session
 
@@ -68,7 +69,7 @@ class OnnxRuntimeExecutor:
         Args:
             stage: its name in the bundle.
             inputs: contiguous arrays by name; names that the stage does not take are an error.
-            outputs: contiguous arrays of the exact output shapes, filled in place; outputs not named are discarded.
+            outputs: contiguous arrays of the exact output shapes, filled in place; others are discarded.
         """
         session = self._sessions[stage]
         binding = session.io_binding()

@@ -30,12 +30,15 @@ class Demo:
         from zerograsp_edge.runtime.bundle import load_bundle
         from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
         from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
+        from zerograsp_edge.runtime.extras import require
         from zerograsp_edge.runtime.outputs import write_outputs
         from zerograsp_edge.runtime.pipeline import Pipeline
 
         console = Console()
         path = self.bundle or self.out / "demo.zgb"
         if self.bundle is None and not (path / "manifest.json").exists():
+            for module in ("torch", "ocnn", "onnx"):
+                require(module, "export", "make the demo's bundle; --bundle runs an exported one without it")
             with console.status("exporting a network with random weights") as status:
                 # By name: the lean side never depends on `export`, which needs PyTorch.
                 make = importlib.import_module("zerograsp_edge.export.demo").write_demo_bundle

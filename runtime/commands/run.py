@@ -17,10 +17,10 @@ from zerograsp_edge.runtime.frame import Frame
 
 @dataclass
 class Run:
-    """Reconstruct frames from files: points.ply, mesh.glb, grasps.npz, overlay.png and timings.json per frame."""
+    """Reconstruct frames from files; writes points.ply, mesh.glb, grasps.npz, overlay.png, timings.json."""
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png and a camera file), instead of single files."""
+    """Folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png, camera file) instead of single files."""
     bundle: Path = Path("edge.zgb")
     """The bundle to run."""
     out: Path = Path("out/run")
@@ -32,14 +32,15 @@ class Run:
     mask: Path | None = None
     """Instance masks of a single frame: PNG or .npy of object ids."""
     camera: Path | None = None
-    """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); for a folder it overrides the folder's own."""
+    """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); with a folder it overrides the
+    folder's own."""
     frame: str | None = None
     """Only the frame of this name from the folder."""
     depth_scale: float | None = None
     """Millimetres per unit of the depth image; default: what the camera file says, else 1."""
     crop: tuple[int, int, int, int] | None = None
-    """Keep rows TOP to BOTTOM and columns LEFT to RIGHT (ends exclusive) of the pictures; the camera file is for the
-    pictures before cropping."""
+    """Keep rows TOP to BOTTOM and columns LEFT to RIGHT (ends exclusive) of the pictures; the camera
+    file is for the pictures before cropping."""
     threads: int = 0
     """Threads of the CPU executor; 0 takes all cores."""
     mesh: bool = True
@@ -93,7 +94,8 @@ class Run:
             missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
             if missing or self.rgb is None or self.depth is None or self.camera is None:
                 raise FrameError(
-                    f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}"
+                    "expected a folder, or --rgb, --depth, --mask and --camera; "
+                    f"missing: {', '.join(missing)}"
                 )
             chosen = iter(
                 [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]
