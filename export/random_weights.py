@@ -15,6 +15,7 @@ from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 
 COARSE_FRACTION = 0.03  # nodes of the coarsest grid that split: the surface of a few objects
 FRACTION = 0.25  # nodes that split at every other depth: a surface meets about two of eight siblings
+VARIANCE_FLOOR = 0.05
 
 
 def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> ZeroGrasp:
@@ -49,4 +50,5 @@ def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         return
     dims = [0, *range(2, x.ndim)]
     norm.get_buffer("running_mean").copy_(x.mean(dims))
-    norm.get_buffer("running_var").copy_(x.var(dims) + 1e-3)
+    # The floor keeps nearly constant channels from being amplified, which no trained network does.
+    norm.get_buffer("running_var").copy_(x.var(dims).clamp_min(VARIANCE_FLOOR))

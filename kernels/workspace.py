@@ -1,4 +1,4 @@
-"""Scratch memory of the octree kernels."""
+"""Scratch memory of the octree and convolution kernels."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from zerograsp_edge.kernels.native import core
 
 
 class Workspace:
-    """Scratch memory that the octree kernels keep between frames: it grows and never shrinks.
+    """Scratch memory that the kernels keep between frames: it grows to the largest frame and never shrinks.
 
     Pass the same one to every call of a loop and nothing is allocated once the largest frame has been seen.
-    It serves
-    one call at a time: give every thread its own.
+    It serves one call at a time: give every thread its own.
     """
 
     def __init__(self) -> None:
@@ -20,3 +19,4 @@ class Workspace:
         self.active_grid = core.ActiveGridBuild()
         self.features = core.VoxelFeatures()
         self.adjacency = core.MaskAdjacency()
+        self.convolution = core.Workspace()

@@ -20,7 +20,7 @@ class Frame:
     Depth that is NaN, infinite or negative is no measurement: it is set to 0 and counted in
         `repaired_depth`, like the
     zeros a camera writes itself. It is an error only when no pixel at all is deeper than 10 mm. The unit is
-    never guessed. The arrays are not copied unless they have to be converted; do not write to them
+    never guessed. The arrays are not copied unless they have to be converted or are not contiguous; do not write to them
     afterwards.
 
     Attributes:
@@ -197,7 +197,7 @@ def check_intrinsics(intrinsics: np.ndarray, width: int, height: int) -> np.ndar
             f"principal point ({cx:g}, {cy:g}) lies far outside the {width}x{height} picture; "
             "are these the intrinsics of another resolution?"
         )
-    return matrix
+    return np.ascontiguousarray(matrix)
 
 
 def _checked_rgb(rgb: np.ndarray) -> np.ndarray:
@@ -205,7 +205,7 @@ def _checked_rgb(rgb: np.ndarray) -> np.ndarray:
         raise FrameError(f"rgb must be a uint8 array, got {_kind(rgb)}")
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise FrameError(f"rgb must have shape (H, W, 3), got {rgb.shape}")
-    return rgb
+    return np.ascontiguousarray(rgb)
 
 
 def _checked_depth(depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
@@ -230,7 +230,7 @@ def _checked_depth(depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarra
             f"depth has no valid pixel: none is deeper than {MIN_DEPTH_MM:g} mm, "
             f"the largest value is {deepest:g}{hint}"
         )
-    return depth, repaired
+    return np.ascontiguousarray(depth), repaired
 
 
 def _checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -238,7 +238,7 @@ def _checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         raise FrameError(f"mask must be an array of integer instance ids, got {_kind(mask)}")
     if mask.shape != shape:
         raise FrameError(f"mask must have the size of rgb, {shape} (rows, columns), got {mask.shape}")
-    return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
+    return np.ascontiguousarray(mask.astype(np.uint8) if mask.dtype == np.bool_ else mask)
 
 
 def _distinct(mask: np.ndarray) -> tuple[int, ...]:

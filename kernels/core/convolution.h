@@ -12,6 +12,8 @@
 
 namespace zerograsp {
 
+constexpr int kMaxOutputs = 3072;  // output channels: four rows of accumulators must fit a tile
+
 // A (taps, cin, cout) weight and its bias, re-ordered into panels of 24, 16 or 8 output channels that fit the registers.
 class PackedWeight {
  public:
@@ -71,6 +73,8 @@ void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_
 // y (n, out) = GELU(x W1 + b1) W2 + b2
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
                 const Parallel& parallel);
+
+constexpr int kMaxGridResolution = 32;
 
 // The 27 neighbours inside dense grids of r^3 voxels (x slowest): a table like `neighbours`, relative to its first row and
 // covering as many whole grids as make a tile worth while.

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kMaxTile = 128;
 constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer takes fewer rows
+static_assert(4 * kMaxOutputs <= kTileFloats, "the smallest tile must fit");
 constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
 
 template <int R, int V>

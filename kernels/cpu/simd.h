@@ -23,8 +23,11 @@ inline Vec select(IntVec mask, Vec a, Vec b) { return (Vec)(((IntVec)a & mask) |
 inline Vec minimum(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
 
+// Below -5.5 the factor is rounding noise, not zero: x is held there, or the noise would grow with it.
+// The order of the arguments lets NaN through, here and in elu and activate.
 inline Vec gelu(Vec x) {
-  const Vec c = minimum(maximum(x, splat(-gelu_fit::kLimit)), splat(gelu_fit::kLimit));
+  x = maximum(splat(-gelu_fit::kLimit), x);
+  const Vec c = minimum(x, splat(gelu_fit::kLimit));
   const Vec t = c * c;
   Vec p = splat(gelu_fit::kP[5]), q = splat(gelu_fit::kQ[5]);
   for (int i = 4; i >= 0; --i) {
@@ -51,13 +54,13 @@ inline Vec exp_negative(Vec x) {
   return p * (Vec)exponent;
 }
 
-inline Vec elu(Vec x) { return select(x > splat(0.0f), x, exp_negative(minimum(x, splat(0.0f))) - splat(1.0f)); }
+inline Vec elu(Vec x) { return select(x <= splat(0.0f), exp_negative(minimum(x, splat(0.0f))) - splat(1.0f), x); }
 
 template <Activation A>
 inline Vec activate(Vec x) {
   if constexpr (A == Activation::kGelu) return gelu(x);
   if constexpr (A == Activation::kElu) return elu(x);
-  if constexpr (A == Activation::kRelu) return maximum(x, splat(0.0f));
+  if constexpr (A == Activation::kRelu) return maximum(splat(0.0f), x);
   return x;
 }
 

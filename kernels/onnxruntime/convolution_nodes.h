@@ -16,7 +16,7 @@ class OctreeConv {
     static const Signature s{"OctreeConv", {kFloat, kInt32, kFloat, kFloat}, 4, {kFloat}};
     return s;
   }
-  explicit OctreeConv(const Info& info) : weight_(info.packed(2, "weight", 3)), activation_(info.activation()) {}
+  explicit OctreeConv(const Info& info) : weight_(info.packed(2, "weight", 0, "bias")), activation_(info.activation()) {}
 
   void compute(Context& c) {
     const auto x = c.input<float>(0, "x", 2);
@@ -41,10 +41,8 @@ class OctreeDownsample {
     return s;
   }
   explicit OctreeDownsample(const Info& info) : activation_(info.activation()) {
-    const auto w = info.constant(2, "weight", 3);
-    const auto b = info.constant(3, "bias", 1);
-    if (w.dim(0) != 8) info.fail("input weight: expected (8, cin, cout), got " + shape_text(w.shape));
-    if (b.dim(0) != w.dim(2)) info.fail("input bias: expected " + std::to_string(w.dim(2)) + " entries, got " + shape_text(b.shape));
+    const auto w = info.weight(2, "weight", 8);
+    const auto b = info.bias(3, "bias", w.dim(2));
     // Eight siblings are consecutive rows, hence one long row of x.
     weight_ = PackedWeight(w.data, b.data, 1, static_cast<int>(8 * w.dim(1)), static_cast<int>(w.dim(2)));
   }
@@ -69,9 +67,7 @@ class OctreeUpsample {
     static const Signature s{"OctreeUpsample", {kFloat, kInt32, kFloat, kFloat, kFloat, kInt32}, 6, {kFloat}};
     return s;
   }
-  explicit OctreeUpsample(const Info& info) : weight_(info.packed(2, "weight", 3)), activation_(info.activation()) {
-    if (weight_.taps != 8) info.fail("input weight: expected 8 children, got " + std::to_string(weight_.taps));
-  }
+  explicit OctreeUpsample(const Info& info) : weight_(info.packed(2, "weight", 8, "bias")), activation_(info.activation()) {}
 
   void compute(Context& c) {
     const auto x = c.input<float>(0, "x", 2);
@@ -98,10 +94,10 @@ class OctreeResidual {
     return s;
   }
   explicit OctreeResidual(const Info& info) {
-    weights_.a = info.packed(2, "wa", 3);
-    weights_.conv = info.packed(4, "w3", 5);
-    weights_.b = info.packed(6, "wb", 7);
-    if (info.input_count() > 8) weights_.shortcut = info.packed(8, "wc", -1);
+    weights_.a = info.packed(2, "wa", 1, "ba");
+    weights_.conv = info.packed(4, "w3", 0, "b3");
+    weights_.b = info.packed(6, "wb", 1, "bb");
+    if (info.input_count() > 8) weights_.shortcut = info.packed(8, "wc", 1, nullptr);
     const bool chained = weights_.conv.cin == weights_.a.cout && weights_.b.cin == weights_.conv.cout &&
                          weights_.conv.cout_padded == weights_.a.cout_padded;
     const bool shortcut = weights_.shortcut.cin == 0
@@ -117,7 +113,7 @@ class OctreeResidual {
     c.expect(neighbours.dim(0) == weights_.conv.taps && neighbours.dim(1) == n,
              "input neighbours: expected (" + std::to_string(weights_.conv.taps) + ", " + std::to_string(n) + "), got " + shape_text(neighbours.shape));
     float* y = c.output<float>(0, {n, weights_.b.cout});
-    ScratchPool::Lease scratch = ScratchPool::instance().take();
+    ScratchPool<Workspace>::Lease scratch;
     octree_residual(x.data, neighbours.data, n, weights_, y, *scratch, c.parallel());
   }
 
@@ -131,8 +127,8 @@ class OctreeMlp {
     static const Signature s{"OctreeMlp", {kFloat, kFloat, kFloat, kFloat, kFloat}, 5, {kFloat}};
     return s;
   }
-  explicit OctreeMlp(const Info& info) : first_(info.packed(1, "w1", 2)), second_(info.packed(3, "w2", 4)) {
-    if (first_.cout != second_.cin) info.fail("w1 has " + std::to_string(first_.cout) + " outputs, w2 expects " + std::to_string(second_.cin));
+  explicit OctreeMlp(const Info& info) : first_(info.packed(1, "w1", 1, "b1")), second_(info.packed(3, "w2", 1, "b2")) {
+    if (first_.cout != second_.cin) info.fail("input w2: expected w1's " + std::to_string(first_.cout) + " outputs as inputs, got " + std::to_string(second_.cin));
   }
 
   void compute(Context& c) {
@@ -153,11 +149,7 @@ class GridConv {
     return s;
   }
   explicit GridConv(const Info& info)
-      : weight_(info.packed(1, "weight", 2)),
-        activation_(info.activation()),
-        table_(static_cast<int>(info.attribute("resolution", std::int64_t{8}))) {
-    if (weight_.taps != 27) info.fail("input weight: expected 27 taps, got " + std::to_string(weight_.taps));
-  }
+      : weight_(info.packed(1, "weight", 27, "bias")), activation_(info.activation()), table_(resolution(info)) {}
 
   void compute(Context& c) {
     const auto x = c.input<float>(0, "x", 5);
@@ -173,6 +165,13 @@ class GridConv {
   }
 
  private:
+  static int resolution(const Info& info) {
+    const std::int64_t r = info.attribute("resolution", std::int64_t{8});
+    if (r < 1 || r > kMaxGridResolution)
+      info.fail("resolution: expected 1 to " + std::to_string(kMaxGridResolution) + ", got " + std::to_string(r));
+    return static_cast<int>(r);
+  }
+
   PackedWeight weight_;
   Activation activation_;
   GridTable table_;

@@ -56,15 +56,26 @@ Tensor<const float> Info::constant(std::size_t index, const char* name, std::siz
   return t;
 }
 
-PackedWeight Info::packed(std::size_t weight, const char* name, int bias_index) const {
-  const Tensor<const float> w = constant(weight, name, 3);
-  const float* bias = nullptr;
-  if (bias_index >= 0) {
-    const Tensor<const float> b = constant(static_cast<std::size_t>(bias_index), "bias", 1);
-    if (b.dim(0) != w.dim(2)) fail(std::string("bias of ") + name + ": expected " + std::to_string(w.dim(2)) + " entries, got " + shape_text(b.shape));
-    bias = b.data;
-  }
-  return PackedWeight(w.data, bias, static_cast<int>(w.dim(0)), static_cast<int>(w.dim(1)), static_cast<int>(w.dim(2)));
+Tensor<const float> Info::weight(std::size_t index, const char* name, int taps) const {
+  const Tensor<const float> w = constant(index, name, 3);
+  const bool fits = taps == 0 ? w.dim(0) > 0 : w.dim(0) == taps;
+  if (!fits || w.dim(1) < 1 || w.dim(2) < 1 || w.dim(2) > kMaxOutputs)
+    fail(std::string("input ") + name + ": expected (" + (taps == 0 ? "taps" : std::to_string(taps)) + ", cin, cout) with cout up to " +
+         std::to_string(kMaxOutputs) + ", got " + shape_text(w.shape));
+  return w;
+}
+
+Tensor<const float> Info::bias(std::size_t index, const char* name, std::int64_t cout) const {
+  const Tensor<const float> b = constant(index, name, 1);
+  if (b.dim(0) != cout)
+    fail(std::string("input ") + name + ": expected " + std::to_string(cout) + " entries, got " + shape_text(b.shape));
+  return b;
+}
+
+PackedWeight Info::packed(std::size_t index, const char* name, int taps, const char* bias_name) const {
+  const Tensor<const float> w = weight(index, name, taps);
+  const float* b = bias_name == nullptr ? nullptr : bias(index + 1, bias_name, w.dim(2)).data;
+  return PackedWeight(w.data, b, static_cast<int>(w.dim(0)), static_cast<int>(w.dim(1)), static_cast<int>(w.dim(2)));
 }
 
 std::string Info::attribute(const char* name, const std::string& fallback) const {
@@ -146,24 +157,6 @@ void Context::run(void* pool, std::size_t count, Parallel::Task task, void* cont
       },
       kMostThreads, 0, &shared);
   check(self.api_, status, "run in parallel");
-}
-
-ScratchPool& ScratchPool::instance() {
-  static ScratchPool pool;
-  return pool;
-}
-
-ScratchPool::Lease ScratchPool::take() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (free_.empty()) return Lease(*this, std::make_unique<Workspace>());
-  std::unique_ptr<Workspace> workspace = std::move(free_.back());
-  free_.pop_back();
-  return Lease(*this, std::move(workspace));
-}
-
-void ScratchPool::give_back(std::unique_ptr<Workspace> workspace) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  free_.push_back(std::move(workspace));
 }
 
 }  // namespace zerograsp::ort

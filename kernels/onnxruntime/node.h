@@ -20,7 +20,7 @@ struct Tensor {
   T* data = nullptr;
   std::vector<std::int64_t> shape;
 
-  explicit operator bool() const { return data != nullptr; }
+  explicit operator bool() const { return data != nullptr || !shape.empty(); }  // an empty tensor may have no data
   std::int64_t dim(std::size_t i) const { return shape.at(i); }
 };
 
@@ -33,8 +33,11 @@ class Info {
 
   std::size_t input_count() const;
   Tensor<const float> constant(std::size_t index, const char* name, std::size_t rank) const;
-  // weight (taps, cin, cout), or (cin, cout) as one tap, with an optional bias of cout
-  PackedWeight packed(std::size_t weight, const char* name, int bias_index) const;
+  // (taps, cin, cout), any number of taps if `taps` is 0
+  Tensor<const float> weight(std::size_t index, const char* name, int taps) const;
+  Tensor<const float> bias(std::size_t index, const char* name, std::int64_t cout) const;
+  // A weight and its bias, which is the next input; without a bias if `bias_name` is null.
+  PackedWeight packed(std::size_t index, const char* name, int taps, const char* bias_name) const;
   std::string attribute(const char* name, const std::string& fallback) const;
   std::int64_t attribute(const char* name, std::int64_t fallback) const;
   float attribute(const char* name, float fallback) const;
@@ -55,7 +58,7 @@ class Context {
   template <class T>
   Tensor<const T> input(std::size_t index, const char* name, std::size_t rank) const {
     Tensor<const T> t = optional<T>(index);
-    if (!t && t.shape.empty()) fail(std::string("input ") + name + " is missing");
+    if (!t) fail(std::string("input ") + name + " is missing");
     if (t.shape.size() != rank)
       fail(std::string("input ") + name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(t.shape));
     return t;
@@ -88,27 +91,42 @@ class Context {
   const char* node_;
 };
 
-// Scratch buffers shared by all nodes of all sessions: as many as nodes ever ran at once, each as large as the largest.
+// Scratch memory shared by all nodes of all sessions: as many workspaces as nodes ever ran at once (a session may be run
+// by several threads), each grown to the largest node it served.
+template <class W>
 class ScratchPool {
  public:
   class Lease {
    public:
-    Lease(ScratchPool& pool, std::unique_ptr<Workspace> workspace) : pool_(pool), workspace_(std::move(workspace)) {}
-    ~Lease() { pool_.give_back(std::move(workspace_)); }
+    Lease() : workspace_(instance().take()) {}
+    ~Lease() { instance().give_back(std::move(workspace_)); }
     Lease(const Lease&) = delete;
-    Workspace& operator*() { return *workspace_; }
+    Lease& operator=(const Lease&) = delete;
+    W& operator*() { return *workspace_; }
 
    private:
-    ScratchPool& pool_;
-    std::unique_ptr<Workspace> workspace_;
+    std::unique_ptr<W> workspace_;
   };
-  Lease take();
-  static ScratchPool& instance();
 
  private:
-  void give_back(std::unique_ptr<Workspace> workspace);
+  static ScratchPool& instance() {
+    static ScratchPool pool;
+    return pool;
+  }
+  std::unique_ptr<W> take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<W>();
+    std::unique_ptr<W> workspace = std::move(free_.back());
+    free_.pop_back();
+    return workspace;
+  }
+  void give_back(std::unique_ptr<W> workspace) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(workspace));
+  }
+
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> free_;
+  std::vector<std::unique_ptr<W>> free_;
 };
 
 struct Signature {

@@ -45,7 +45,8 @@ class OcclusionField {
     input.edge = edge_;
     input.resolution = resolution_;
     float* out = c.output<float>(0, {n, 2, resolution_, resolution_, resolution_});
-    switch (occlusion_field(input, out, workspace_, c.parallel())) {
+    ScratchPool<OcclusionWorkspace>::Lease scratch;
+    switch (occlusion_field(input, out, *scratch, c.parallel())) {
       case OcclusionError::none: break;
       case OcclusionError::label_out_of_range: c.fail("input labels: expected -1 to the number of objects - 1");
       case OcclusionError::object_out_of_range: c.fail("input object: expected 0 to the number of objects - 1");
@@ -56,7 +57,6 @@ class OcclusionField {
  private:
   float edge_;
   int resolution_;
-  OcclusionWorkspace workspace_;
 };
 
 }  // namespace zerograsp::ort

@@ -2,6 +2,7 @@
 #include "python/module.h"
 
 NB_MODULE(_core, m) {
+  nanobind::set_leak_warnings(false);  // packed weights that a module or a test keeps until exit are no leak
   zerograsp::bind_convolution(m);
   zerograsp::bind_octree(m);
   zerograsp::bind_occlusion(m);

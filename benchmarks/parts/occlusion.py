@@ -22,7 +22,7 @@ from zerograsp_edge.kernels.occlusion import occlusion_field
 EDGE, RESOLUTION = 80.0, 8
 PEER = "plain C++ port, one item per (sub-voxel, triangle)"
 ASKED_SPEEDUP = 20.0
-SHARED = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def recorded_scene() -> Scene | None:
 def compile_port(folder: Path) -> Callable[[Scene, int], NDArray[np.float32]]:
     """Builds the plain port with the system's g++ and returns it as a function of (scene, threads)."""
     library = folder / "occlusion_port.so"
-    source = Path(__file__).parent / "peers" / "occlusion_port.cpp"
+    source = Path(__file__).parents[1] / "peers" / "occlusion_port.cpp"
     flags = ["-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"]
     subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
     function = ctypes.CDLL(str(library)).occlusion_port

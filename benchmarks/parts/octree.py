@@ -7,9 +7,7 @@ with ours.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ def synthetic_scene(height: int = 1024, width: int = 1280, num_objects: int = 7)
 
 
 def scene() -> Scene:
-    shared = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    shared = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parents[3] / "shared"))
     return reference_scene(shared) if (shared / "golden" / "case_000.npz").exists() else synthetic_scene()
 
 
@@ -245,16 +243,3 @@ def figures(quick: bool = False) -> list[Figure]:
     for figure in result:
         figure["name"] += f" ({frame.name}, {THREADS} threads)"
     return result
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    for figure in figures(parser.parse_args().quick):
-        peer = f"   {figure['peer']}: {figure['peer_value']:.1f} {figure['unit']}" if figure["peer"] else ""
-        print(f"{figure['name']:<85} {figure['value']:8.2f} {figure['unit']}{peer}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,18 @@
+"""The native kernels beside their peers: octree construction (ocnn), occlusion field (plain port), convolution (ocnn)."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from harness import Figure, main  # noqa: E402
+from parts import convolution, occlusion, octree  # noqa: E402
+
+
+def figures(quick: bool) -> list[Figure]:
+    return [*octree.figures(quick), *occlusion.figures(quick), *convolution.figures(quick)]
+
+
+if __name__ == "__main__":
+    main("kernels", __doc__ or "", figures)
