@@ -6,8 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-from harness import Figure, main  # noqa: E402
-from parts import convolution, occlusion, octree  # noqa: E402
+from harness import Figure, main
+from parts import convolution, occlusion, octree
 
 
 def figures(quick: bool) -> list[Figure]:

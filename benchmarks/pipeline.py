@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 from harness import CACHE, SHARED, Figure, figure, main  # noqa: E402
+
 from zerograsp_edge.runtime.bundle import Bundle, load_bundle  # noqa: E402
 from zerograsp_edge.runtime.frame import Frame  # noqa: E402
 from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
@@ -53,6 +54,7 @@ def reference_frame(quick: bool) -> Frame:
 def network(quick: bool) -> ZeroGrasp:
     """The published network with the reference weights, or with random ones; the edge network for a quick run."""
     import torch
+
     from zerograsp_edge.export.network import NetworkConfig, ZeroGrasp, prepare_frame
     from zerograsp_edge.export.random_weights import random_network
 
@@ -123,6 +125,7 @@ class Peer:
     def __call__(self, frame: Frame) -> dict[str, float]:
         """Milliseconds by part."""
         import torch
+
         from zerograsp_edge.export.network import prepare_frame
 
         model, config = self.model, self.model.config
