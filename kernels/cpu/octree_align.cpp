@@ -7,7 +7,7 @@ namespace zerograsp {
 
 namespace {
 
-constexpr std::int64_t kTargetsPerBlock = 8192;
+constexpr std::int64_t kTargetsPerBlock = 32768;
 
 // Eight strictly ascending keys from 8 k to 8 k + 7 are a complete sibling group.
 inline bool sibling_group(const std::int64_t* keys, std::int64_t i, std::int64_t count) {

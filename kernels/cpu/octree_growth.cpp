@@ -8,7 +8,7 @@
 namespace zerograsp {
 
 namespace {
-constexpr std::int64_t kNodesPerBlock = 4096;
+constexpr std::int64_t kNodesPerBlock = 16384;  // less is not worth waking a thread
 }
 
 bool OctreeGrowth::decide(const Parallel& parallel, const float* logits, std::int64_t row_count, std::int64_t stride,
