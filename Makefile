@@ -70,8 +70,8 @@ $(VENV)/.base:
 	  os.stat(os.path.join(sysconfig.get_path('include'), 'Python.h'))" || { \
 	  echo "a compiler, Python's headers or venv are missing: sudo apt-get install g++ python3-dev python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip
-	$(PIP) install 'scikit-build-core>=0.10' 'nanobind>=2.2' 'cmake>=3.18' 'ninja>=1.10'
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet 'scikit-build-core>=0.10' 'nanobind>=2.2' 'cmake>=3.18' 'ninja>=1.10'
 	touch $@
 
 # Where no build of the pair exists (another Python or processor), pip chooses a matching one.
@@ -80,11 +80,11 @@ $(VENV)/.torch: $(VENV)/.base
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(BUILD)
-	$(PIP) install --no-build-isolation --editable '.[export,mesh]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[export,mesh]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --no-build-isolation --editable '.[dev]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""The native kernels beside their peers: octree construction (ocnn), occlusion field (plain port), convolution (ocnn)."""
+"""The native kernels beside their peers: octree and convolution (ocnn), occlusion field (plain port)."""
 
 from __future__ import annotations
 
