@@ -1,4 +1,4 @@
-"""What every benchmark shares: the command line, the table, the JSON file and the description of the machine."""
+"""What every benchmark shares: command line, table, JSON file and the description of the machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CACHE = REPOSITORY / ".cache" / "benchmarks"
 
 
 def figure(
-    name: str, value: float, unit: str, better: str = "lower", asked: float | None = None, peer: str | None = None,
-    peer_value: float | None = None,
+    name: str, value: float, unit: str, better: str = "lower", asked: float | None = None,
+    peer: str | None = None, peer_value: float | None = None,
 ) -> Figure:  # fmt: skip
     return {
         "name": name,
@@ -55,10 +55,17 @@ def machine() -> dict[str, Any]:
     return info
 
 
-def main(name: str, description: str, figures: Callable[[bool], Sequence[Figure]], arguments: Sequence[str] | None = None) -> None:
+def main(
+    name: str,
+    description: str,
+    figures: Callable[[bool], Sequence[Figure]],
+    arguments: Sequence[str] | None = None,
+) -> None:
     """Command line of a benchmark: measures, prints a table and, with --json, writes the file."""
     parser = argparse.ArgumentParser(prog=f"benchmarks/{name}.py", description=description)
-    parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions, the same code: for CI")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few repetitions, the same code: for CI"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(arguments)
     results = list(figures(options.quick))
@@ -71,7 +78,9 @@ def main(name: str, description: str, figures: Callable[[bool], Sequence[Figure]
 
 def show(name: str, results: Sequence[Figure], where: dict[str, Any]) -> None:
     console = Console()
-    table = Table(title=f"{name}: {where['cpu']}, {where['cores']} cores, load {where['load']}", title_justify="left")
+    table = Table(
+        title=f"{name}: {where['cpu']}, {where['cores']} cores, load {where['load']}", title_justify="left"
+    )
     table.add_column("figure")
     for column in ("value", "asked", "peer's value"):
         table.add_column(column, justify="right")
@@ -80,7 +89,9 @@ def show(name: str, results: Sequence[Figure], where: dict[str, Any]) -> None:
         table.add_row(
             f["name"],
             f"{_number(f['value'])} {f['unit']}",
-            "" if f["asked"] is None else f"{'>=' if f['better'] == 'higher' else '<='} {_number(f['asked'])}",
+            ""
+            if f["asked"] is None
+            else f"{'>=' if f['better'] == 'higher' else '<='} {_number(f['asked'])}",
             "" if f["peer_value"] is None else f"{_number(f['peer_value'])}",
             f["peer"] or "",
         )

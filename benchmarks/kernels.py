@@ -1,4 +1,4 @@
-"""The native kernels beside their peers: octree construction (ocnn), occlusion field (plain port), convolution (ocnn)."""
+"""The native kernels beside their peers: octree and convolution (ocnn), occlusion field (plain port)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-from harness import Figure, main  # noqa: E402
-from parts import convolution, occlusion, octree  # noqa: E402
+from harness import Figure, main
+from parts import convolution, occlusion, octree
 
 
 def figures(quick: bool) -> list[Figure]:

@@ -1,8 +1,9 @@
 """The whole runtime on one frame, stage by stage, beside PyTorch + ocnn.
 
-Same frame, same weights, same threads, same process, taking turns; best of several. The frame is the reference case 000
-with the reference weights where that data is present, else a simulated one of the same size with random weights. Memory
-is the peak resident set of a process that does nothing else; the steady state is 200 frames of a moving simulated camera.
+Same frame, same weights, same threads, same process, taking turns; best of several. The frame is the
+reference case 000 with the reference weights where that data is present, else a simulated one of the same
+size with random weights. Memory is the peak resident set of a process that does nothing else; the steady
+state is 200 frames of a moving simulated camera.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 THREADS = 2
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
+import itertools  # noqa: E402
 import json  # noqa: E402
 import resource  # noqa: E402
 import subprocess  # noqa: E402
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 from harness import CACHE, SHARED, Figure, figure, main  # noqa: E402
+
 from zerograsp_edge.runtime.bundle import Bundle, load_bundle  # noqa: E402
 from zerograsp_edge.runtime.frame import Frame  # noqa: E402
 from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
@@ -43,7 +46,9 @@ def reference_frame(quick: bool) -> Frame:
     if not quick and (frames / "000.rgb.png").exists():
         from zerograsp_edge.runtime.camera.files import read_frame
 
-        return read_frame(frames / "000.rgb.png", frames / "000.depth.png", frames / "000.meta.yml", frames / "000.mask.png")
+        return read_frame(
+            frames / "000.rgb.png", frames / "000.depth.png", frames / "000.meta.yml", frames / "000.mask.png"
+        )
     from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
     size = (640, 480) if quick else (1280, 1024)
@@ -51,8 +56,9 @@ def reference_frame(quick: bool) -> Frame:
 
 
 def network(quick: bool) -> ZeroGrasp:
-    """The published network with the reference weights, or with random ones; the edge network for a quick run."""
+    """The published network with the reference weights or random ones; the edge network for a quick run."""
     import torch
+
     from zerograsp_edge.export.network import NetworkConfig, ZeroGrasp, prepare_frame
     from zerograsp_edge.export.random_weights import random_network
 
@@ -61,7 +67,9 @@ def network(quick: bool) -> ZeroGrasp:
     if quick or not (SHARED / "golden" / "weights_recipe.py").exists():
         frame = reference_frame(quick)
         assert frame.mask is not None
-        return random_network(config, prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics))
+        return random_network(
+            config, prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
+        )
     model = ZeroGrasp(config).eval()
     state = {name.removeprefix("model."): torch.from_numpy(v) for name, v in _recipe_state().items()}
     constants = {name: v for name, v in model.state_dict().items() if name not in state}
@@ -123,6 +131,7 @@ class Peer:
     def __call__(self, frame: Frame) -> dict[str, float]:
         """Milliseconds by part."""
         import torch
+
         from zerograsp_edge.export.network import prepare_frame
 
         model, config = self.model, self.model.config
@@ -132,8 +141,13 @@ class Peer:
             marks.append((name, time.perf_counter()))
 
         handles = []
-        # The end of a module ends a part; what lies between two of them (growth, alignment) counts to the later one.
-        ends = {"backbone": "image_encoder", "conv1": "input", **{f"predict.{i}": f"decoder_{d}" for i, d in enumerate(config.depths)}}
+        # The end of a module ends a part; what lies between two of them (growth, alignment) counts to the
+        # later one.
+        ends = {
+            "backbone": "image_encoder",
+            "conv1": "input",
+            **{f"predict.{i}": f"decoder_{d}" for i, d in enumerate(config.depths)},
+        }
         modules = dict(model.named_modules())
         handles.append(modules["backbone"].register_forward_pre_hook(lambda *_: mark("prepare")))
         handles.append(modules["conv1"].register_forward_pre_hook(lambda *_: mark("input")))
@@ -159,7 +173,7 @@ class Peer:
             for handle in handles:
                 handle.remove()
         parts: dict[str, float] = {}
-        for (_, before), (name, after) in zip(marks, marks[1:], strict=False):
+        for (_, before), (name, after) in itertools.pairwise(marks):
             parts[name] = parts.get(name, 0.0) + 1e3 * (after - before)
         parts["input"] = parts.pop("prepare") + parts["input"]
         return parts
@@ -198,12 +212,29 @@ def measure(quick: bool) -> Iterator[Figure]:
             octree_peer.append(_without_image(parts))
     for name in best_peer:
         extra = best["growth"] / len(model.config.depths) if name.startswith("decoder_") else 0.0
-        yield figure(f"{name} (with its share of growth)" if extra else name, best[name] + extra, "ms", peer=PEER, peer_value=best_peer[name])
+        yield figure(
+            f"{name} (with its share of growth)" if extra else name,
+            best[name] + extra,
+            "ms",
+            peer=PEER,
+            peer_value=best_peer[name],
+        )
     yield figure("decode (surface, grasps)", best["decode"], "ms")
-    yield figure("octree part: all but the image encoder", min(octree), "ms", asked=None if quick else 500, peer=PEER, peer_value=min(octree_peer))
-    yield figure("octree part, speed-up", min(octree_peer) / min(octree), "x", "higher", asked=None if quick else 10)
+    yield figure(
+        "octree part: all but the image encoder",
+        min(octree),
+        "ms",
+        asked=None if quick else 500,
+        peer=PEER,
+        peer_value=min(octree_peer),
+    )
+    yield figure(
+        "octree part, speed-up", min(octree_peer) / min(octree), "x", "higher", asked=None if quick else 10
+    )
     yield figure("whole frame", min(total), "ms", peer=PEER, peer_value=min(total_peer))
-    yield figure("CPU time of a frame / (wall time x threads)", min(cpu) / (min(total) * THREADS), "", "higher")
+    yield figure(
+        "CPU time of a frame / (wall time x threads)", min(cpu) / (min(total) * THREADS), "", "higher"
+    )
     yield from memory(quick)
     yield from steady_state(quick)
     yield from start_up()
@@ -219,7 +250,7 @@ def _keep_best(best: dict[str, float], parts: dict[str, float]) -> None:
 
 
 def memory(quick: bool) -> Iterator[Figure]:
-    """Peak resident set of a fresh process that runs one frame, without and with the image encoder's share."""
+    """Peak resident set of a fresh process that runs one frame, without and with the image encoder."""
     runtime, peer = (_child(kind, quick)["peak_mb"] for kind in ("memory-runtime", "memory-peer"))
     yield figure("peak resident set, one frame", runtime, "MB", asked=peer, peer=PEER, peer_value=peer)
 
@@ -227,15 +258,24 @@ def memory(quick: bool) -> Iterator[Figure]:
 def steady_state(quick: bool) -> Iterator[Figure]:
     result = _child("steady", quick)
     yield figure(f"resident set after {result['frames']} frames", result["end_mb"], "MB")
-    yield figure(f"its growth from frame {result['warm_up']} to {result['frames']}", result["growth_mb"], "MB", asked=1.0)
+    yield figure(
+        f"its growth from frame {result['warm_up']} to {result['frames']}",
+        result["growth_mb"],
+        "MB",
+        asked=1.0,
+    )
 
 
 def start_up() -> Iterator[Figure]:
     code = (
-        "import sys, time; t = time.perf_counter(); import zerograsp_edge.runtime; t = time.perf_counter() - t; "
-        "from zerograsp_edge.runtime import Pipeline, load_bundle; assert 'torch' not in sys.modules; print(t)"
+        "import sys, time; t = time.perf_counter(); import zerograsp_edge.runtime; "
+        "t = time.perf_counter() - t; from zerograsp_edge.runtime import Pipeline, load_bundle; "
+        "assert 'torch' not in sys.modules; print(t)"
     )
-    runs = [float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(5)]
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(5)
+    ]
     yield figure("import zerograsp_edge.runtime", min(runs), "s", asked=0.3)
 
 
@@ -298,7 +338,12 @@ def _steady(quick: bool) -> dict[str, Any]:
         pipeline(recorded[i % len(recorded)])
         gc.collect()
         sizes.append(_resident_mb())
-    return {"frames": frames, "warm_up": WARM_UP, "end_mb": sizes[-1], "growth_mb": sizes[-1] - sizes[WARM_UP]}
+    return {
+        "frames": frames,
+        "warm_up": WARM_UP,
+        "end_mb": sizes[-1],
+        "growth_mb": sizes[-1] - sizes[WARM_UP],
+    }
 
 
 def _resident_mb() -> float:

@@ -19,8 +19,20 @@ from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
-from zerograsp_edge.runtime.bundle import CUSTOM_OP_VERSION, FORMAT, MANIFEST, REFERENCE, VERSION, Bundle, BundleError
-from zerograsp_edge.runtime.bundle import Limits, is_bundle, load_bundle, seal, sha256
+from zerograsp_edge.runtime.bundle import (
+    CUSTOM_OP_VERSION,
+    FORMAT,
+    MANIFEST,
+    REFERENCE,
+    VERSION,
+    Bundle,
+    BundleError,
+    Limits,
+    is_bundle,
+    load_bundle,
+    seal,
+    sha256,
+)
 from zerograsp_edge.runtime.frame import Frame
 
 Progress = Callable[[str], None]
@@ -70,7 +82,9 @@ def write_bundle(
     limits = limits or Limits()
     network.eval()
     # Names of this process alone: a folder of somebody else is never in the way.
-    partial, replaced = (root.with_name(f".{root.name}.{os.getpid()}.{what}") for what in ("partial", "replaced"))
+    partial, replaced = (
+        root.with_name(f".{root.name}.{os.getpid()}.{what}") for what in ("partial", "replaced")
+    )
     partial.mkdir(parents=True)
     try:
         stages = {}
@@ -127,7 +141,10 @@ def _reference_frame(limits: Limits) -> Frame:
     from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
     # Multiples of 32 suit every image encoder.
-    width, height = (max(min(size, most // 32 * 32), 32) for size, most in ((640, limits.max_width), (480, limits.max_height)))
+    width, height = (
+        max(min(size, most // 32 * 32), 32)
+        for size, most in ((640, limits.max_width), (480, limits.max_height))
+    )
     return SimulatedCamera(seed=7, num_objects=min(4, limits.max_objects), width=width, height=height).read()
 
 

@@ -47,7 +47,9 @@ class Export:
         with console.status(f"reading {self.checkpoint}") as status:
             config = None if self.config is None else _read_config(self.config)
             # Published checkpoints carry no configuration; their posterior serves training only.
-            network = load_network(self.checkpoint, config, default=NetworkConfig.published().without_posterior())
+            network = load_network(
+                self.checkpoint, config, default=NetworkConfig.published().without_posterior()
+            )
             bundle = write_bundle(
                 network,
                 self.out,

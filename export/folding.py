@@ -1,4 +1,4 @@
-"""Weights of a state dict with their BatchNorm folded in, in the layout that the nodes of the domain expect."""
+"""Weights of a state dict with their BatchNorm folded in, in the layout that the domain's nodes expect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OCNN_EPS = 1e-5  # BatchNorm of ocnn's own Conv1x1Bn and FcBnRelu
 
 
 class Weights:
-    """Reads `prefix.name` entries of a state dict as float64 arrays, so that folding rounds once, to float32, at the end."""
+    """Reads `prefix.name` entries of a state dict as float64: folding rounds once, to float32, at the end."""
 
     def __init__(self, state: Mapping[str, np.ndarray], prefix: str = "") -> None:
         self._state = state
@@ -37,7 +37,7 @@ class Weights:
         return self[f"{name}.conv.weights"] * scale, shift
 
     def deconv(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """ocnn's OctreeDeconv `name.deconv` (8, cout, cin) + `name.bn` as weight (8, cin, cout) and bias (cout,)."""
+        """OctreeDeconv `name.deconv` (8, cout, cin) + `name.bn` as weight (8, cin, cout), bias (cout,)."""
         scale, shift = self.batch_norm(f"{name}.bn", BLOCK_EPS)
         return self[f"{name}.deconv.weights"].transpose(0, 2, 1) * scale, shift
 

@@ -1,7 +1,7 @@
 """A small builder of ONNX graphs: standard nodes of opset 17 and the nodes of the domain `zerograsp`.
 
-The stages are written node by node rather than traced: their custom nodes are fused units that no PyTorch module has,
-and what a deployment runs stays readable in Netron.
+The stages are written node by node rather than traced: their custom nodes are fused units that no PyTorch
+module has, and what a deployment runs stays readable in Netron.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[Dim]) -> None:
-        """Declares `value`, which a node makes, as the graph's output; it is renamed, for an Identity would copy it."""
+        """Declares `value`, which a node makes, as a graph output; renamed, for an Identity would copy."""
         for node in self._nodes:
             node.input[:] = [name if n == value else n for n in node.input]
             node.output[:] = [name if n == value else n for n in node.output]

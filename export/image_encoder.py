@@ -1,6 +1,7 @@
 """The ONNX stage `image_encoder`: an 8-bit RGB image to a feature map, BatchNorm folded.
 
-Input `rgb` (H, W, 3) uint8, height and width in multiples of 32 for the U-Net; output `image_features` (1, C, H, W).
+Input `rgb` (H, W, 3) uint8, height and width in multiples of 32 for the U-Net; output `image_features` (1, C,
+H, W).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ RESNEXT50_GROUPS = 32
 
 
 def image_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.ModelProto:
-    """The stage for any `config.image_encoder`; `state` has the network's entries without the prefix `model.`."""
+    """The stage for any `config.image_encoder`; `state` has the network's entries without `model.`."""
     g = GraphBuilder("image_encoder")
     rgb = g.input("rgb", "uint8", ["H", "W", 3])
     x = g.add("Transpose", g.add("Cast", rgb, to=onnx.TensorProto.FLOAT), perm=[2, 0, 1])
@@ -49,7 +50,14 @@ def _conv(
         w = w * scale[:, None, None, None]
     pads = [w.shape[2] // 2, w.shape[3] // 2] * 2
     return g.add(
-        "Conv", x, g.constant(w), g.constant(b), kernel_shape=list(w.shape[2:]), pads=pads, strides=[stride] * 2, group=groups
+        "Conv",
+        x,
+        g.constant(w),
+        g.constant(b),
+        kernel_shape=list(w.shape[2:]),
+        pads=pads,
+        strides=[stride] * 2,
+        group=groups,
     )
 
 
@@ -75,7 +83,13 @@ def _unet(g: GraphBuilder, x: str, weights: Weights) -> str:
     for i in range(5):
         block = decoder.scope(f"blocks.{i}")
         x = g.add(
-            "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+            "Resize",
+            x,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
         )
         if skips:
             x = g.add("Concat", x, skips.pop(), axis=1)

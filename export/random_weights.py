@@ -1,5 +1,7 @@
-"""A network with fixed random weights that behaves like a trained one in size: for the demonstration until trained weights
-ship, and for tests and benchmarks. What it reconstructs is meaningless."""
+"""A network with fixed random weights that behaves like a trained one in size.
+
+For the demonstration until trained weights ship, and for tests and benchmarks. What it reconstructs is meaningless.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def random_network(config: NetworkConfig, frame: FrameInputs, seed: int = 0) -> 
     """
     torch.manual_seed(seed)
     network = ZeroGrasp(config).eval()
-    # Octree layers may be called with a single row per object, for which batch statistics do not exist (the heads of the
-    # prior); those keep their initial statistics.
+    # Octree layers may be called with a single row per object, for which batch statistics do not exist (the
+    # heads of the prior); those keep their initial statistics.
     handles = [
         norm.register_forward_pre_hook(_take_statistics)
         for norm in network.modules()

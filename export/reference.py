@@ -1,6 +1,7 @@
 """Reference outputs that travel in a bundle: what PyTorch computes for one simulated frame, stage by stage.
 
-`zerograsp-edge verify` compares the executor on the deployed machine with them. Of large tensors a sample of rows is kept.
+`zerograsp-edge verify` compares the executor on the deployed machine with them. Of large tensors a sample of
+rows is kept.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def reference_outputs(network: ZeroGrasp, frame: Frame, seed: int = 0) -> dict[s
         frame: with an instance mask; its size must suit the image encoder.
 
     Returns:
-        The frame (`frame/rgb`, `frame/depth`, `frame/mask`, `frame/intrinsics`), `object_ids`, `keys_<d>` and `split_<d>`
-        (packed bits) of the output octree, and per stage tensor `<stage>/<tensor>` the entries `.../rows` (r,),
-        `.../values` (r, C) and `.../scale`, the largest magnitude of the whole tensor.
+        The frame (`frame/rgb`, `frame/depth`, `frame/mask`, `frame/intrinsics`), `object_ids`, `keys_<d>` and
+        `split_<d>` (packed bits) of the output octree, and per stage tensor `<stage>/<tensor>` the entries
+        `.../rows` (r,), `.../values` (r, C) and `.../scale`, the largest magnitude of the whole tensor.
     """
     config = network.config
     assert frame.mask is not None

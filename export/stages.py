@@ -1,7 +1,7 @@
 """The ONNX stages of a ZeroGrasp network: octree encoder and one decoder per depth.
 
-Names of the graph inputs are the contract with `zerograsp_edge.runtime.pipeline`; shapes use N<d> for the nodes of depth
-d, S<d> for its split nodes, V for the finest non-empty voxels, B for the objects.
+Names of the graph inputs are the contract with `zerograsp_edge.runtime.pipeline`; shapes use N<d> for the
+nodes of depth d, S<d> for its split nodes, V for the finest non-empty voxels, B for the objects.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ def linear(g: GraphBuilder, x: str, weight: np.ndarray, bias: np.ndarray | None 
 def gelu(g: GraphBuilder, x: str) -> str:
     """Exact GELU in opset 17; ONNX Runtime and TensorRT recognise the pattern."""
     erf = g.add("Erf", g.add("Div", x, g.constant(np.float32(np.sqrt(2.0)))))
-    return g.add("Mul", g.add("Mul", x, g.add("Add", erf, g.constant(np.float32(1.0)))), g.constant(np.float32(0.5)))
+    one, half = g.constant(np.float32(1.0)), g.constant(np.float32(0.5))
+    return g.add("Mul", g.add("Mul", x, g.add("Add", erf, one)), half)
 
 
 def occlusion_cnn(g: GraphBuilder, flags: str, weights: Weights, config: NetworkConfig) -> str:
     """The 3D CNN `mask_head` on flags (N, 2, r, r, r); (N, channels).
 
-    Channels come last: a grid of sub-voxels is then an octree convolution whose neighbours are known beforehand.
+    Channels come last: a grid of sub-voxels is then an octree convolution with known neighbours.
     """
 
     def conv(x: str, name: str, resolution: int, *residual: str) -> str:
@@ -68,7 +69,7 @@ def occlusion_cnn(g: GraphBuilder, flags: str, weights: Weights, config: Network
 
     x = g.add("Transpose", flags, perm=[0, 2, 3, 4, 1])
     r = config.occlusion_resolution
-    for level, channels in enumerate(config.occlusion_channels):
+    for level in range(len(config.occlusion_channels)):
         block = f"encoders.{level}.basic_module"
         if level > 0:
             r //= 2
@@ -77,7 +78,7 @@ def occlusion_cnn(g: GraphBuilder, flags: str, weights: Weights, config: Network
         first = conv(x, f"{block}.conv1.conv", r)
         x = conv(conv(first, f"{block}.conv2.conv", r), f"{block}.conv3.conv", r, first)
     # A single voxel is left, for which the final 1x1x1 convolution is a matrix product.
-    x = g.add("Reshape", x, g.constant(np.array([-1, channels], np.int64)))
+    x = g.add("Reshape", x, g.constant(np.array([-1, config.occlusion_channels[-1]], np.int64)))
     w = weights["final_conv.weight"]
     return linear(g, x, w.reshape(w.shape[:2]).T, weights["final_conv.bias"])
 
@@ -86,18 +87,20 @@ def rotary_tables(g: GraphBuilder, positions: str, freqs: np.ndarray) -> tuple[s
     """cos and sin (1, N, 3 F) of the angles positions (N, 3) x freqs (F,)."""
     # The angle of pair f of axis a is positions[:, a] * freqs[f]: one product with a (3, 3 F) block matrix.
     spread = np.kron(np.eye(3), freqs[None]).astype(np.float32)
-    angles = g.add("Unsqueeze", g.add("MatMul", positions, g.constant(spread)), g.constant(np.array([0], np.int64)))
+    angles = g.add(
+        "Unsqueeze", g.add("MatMul", positions, g.constant(spread)), g.constant(np.array([0], np.int64))
+    )
     return g.add("Cos", angles), g.add("Sin", angles)
 
 
 def attention(g: GraphBuilder, x: str, weights: Weights, heads: int, cos: str, sin: str, pairs: int) -> str:
-    """Multi-head attention over all tokens x (N, C), with rotary embedding of the first 2 * pairs channels of a head."""
+    """Multi-head attention over all tokens x (N, C); a head's first 2 * pairs channels are rotated."""
     w, b = weights["qkv_proj.weight"], weights["qkv_proj.bias"]
     width = w.shape[1]
     size = width // heads
     w, b = w.reshape(heads, 3, size, width), b.reshape(heads, 3, size)
-    # Channels 2 i and 2 i + 1 of q and k rotate together. A permutation common to q and k leaves q . k unchanged, so the
-    # pairs are stored as two halves and the rotation needs no interleaving.
+    # Channels 2 i and 2 i + 1 of q and k rotate together. A permutation common to q and k leaves q . k
+    # unchanged, so the pairs are stored as two halves and the rotation needs no interleaving.
     order = np.r_[0 : 2 * pairs : 2, 1 : 2 * pairs : 2, 2 * pairs : size]
     scale = size**-0.5
 
@@ -125,7 +128,7 @@ def attention(g: GraphBuilder, x: str, weights: Weights, heads: int, cos: str, s
 
 
 def transformer(g: GraphBuilder, x: str, positions: str, weights: Weights, config: NetworkConfig) -> str:
-    """The multi-object encoder on all depth-min_lod nodes of the frame: x (N, C), positions (N, 3) in [-1, 1]."""
+    """The multi-object encoder on all nodes of depth min_lod: x (N, C), positions (N, 3), -1 to 1."""
 
     def norm(x: str, scope: Weights) -> str:
         return g.add(
@@ -141,7 +144,9 @@ def transformer(g: GraphBuilder, x: str, positions: str, weights: Weights, confi
     cos, sin = rotary_tables(g, positions, freqs)
     for i in range(config.transformer_layers):
         att = weights.scope(f"encoders.{i}.wrap_att.layer")
-        y = attention(g, norm(x, att), att.scope("sublayer"), config.transformer_heads, cos, sin, 3 * len(freqs))
+        y = attention(
+            g, norm(x, att), att.scope("sublayer"), config.transformer_heads, cos, sin, 3 * len(freqs)
+        )
         x = g.add("Add", x, y)
         ff = weights.scope(f"encoders.{i}.wrap_ff.layer")
         mlp = ff.scope("sublayer.mlp")
@@ -150,8 +155,10 @@ def transformer(g: GraphBuilder, x: str, positions: str, weights: Weights, confi
     return x
 
 
-def prior(g: GraphBuilder, x: str, objects: str, noise: str, weights: Weights, config: NetworkConfig) -> tuple[str, str, str]:
-    """The CVAE's prior: pooled x (N, C) per object to mean, log-variance (B, L) and z = mean + noise * std."""
+def prior(
+    g: GraphBuilder, x: str, objects: str, noise: str, weights: Weights, config: NetworkConfig
+) -> tuple[str, str, str]:
+    """The CVAE's prior: pooled x (N, C) to mean, log-variance (B, L) and z = mean + noise * std."""
     axis0, axis1 = (g.constant(np.array([a], np.int64)) for a in (0, 1))
     count = g.add("Gather", g.add("Shape", noise), g.constant(np.array(0, np.int64)))
     ids = g.add("Range", g.constant(np.array(0, np.int64)), count, g.constant(np.array(1, np.int64)))
@@ -179,7 +186,9 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
     g = GraphBuilder("octree_encoder")
     features = g.input("features", "float32", ["V", config.input_channels])
     children = {d: g.input(f"children_{d}", "int32", [f"N{d}"]) for d in range(low, high + 1)}
-    split = {d: g.input(f"split_neighbours_{d - 1}", "int32", [f"S{d - 1}", 27]) for d in range(low, high + 1)}
+    split = {
+        d: g.input(f"split_neighbours_{d - 1}", "int32", [f"S{d - 1}", 27]) for d in range(low, high + 1)
+    }
     objects = g.input("object", "int32", [f"N{low}"])
     noise = g.input("noise", "float32", ["B", config.latent])
 
@@ -209,7 +218,9 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
                 resolution=config.occlusion_resolution,
             )
             x = g.add("Concat", x, occlusion_cnn(g, flags, weights.scope("mask_head"), config), axis=1)
-        x = residual_stage(g, x, neighbours[d], weights.scope(f"encoder_blks.{high - d}"), config.residual_blocks)
+        x = residual_stage(
+            g, x, neighbours[d], weights.scope(f"encoder_blks.{high - d}"), config.residual_blocks
+        )
         if d > low:
             down = constants(weights.conv(f"downsample.{high - d}"))
             below, x = x, g.custom("OctreeDownsample", x, children[d - 1], *down, activation="gelu")
@@ -227,14 +238,15 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
 
 
 def decoder(state: dict[str, np.ndarray], config: NetworkConfig, depth: int) -> onnx.ModelProto:
-    """One depth of the output octree: features of the depth above to occupancy logits (the signal at the finest depth)."""
+    """One depth of the output octree: features of the depth above to occupancy logits (finest: signal)."""
     weights = Weights(state)
     low, high = config.min_lod, config.max_lod
     index = depth - low
     channels = config.channels_at(depth)
     g = GraphBuilder(f"decoder_{depth}")
     if depth == low:
-        # Rows: the nodes near an input node, then the virtual ones that stand for all others (kernels: active_grid).
+        # Rows: the nodes near an input node, then the virtual ones that stand for all others (kernels:
+        # active_grid).
         tokens = g.input("tokens", "float32", [f"N{low}", channels])
         source = g.input("source", "int32", ["R"])
         neighbours = g.input("neighbours", "int32", [27, "R"])

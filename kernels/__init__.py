@@ -45,7 +45,10 @@ def ort_library() -> Path:
     Raises:
         ImportError: it was not built; the message says how to.
     """
-    path = Path(__file__).with_name("libzerograsp_ort.so")
+    from zerograsp_edge.kernels.native import core
+
+    # Beside the compiled module: in an editable install both lie apart from the sources.
+    path = Path(core.__file__).with_name("libzerograsp_ort.so")
     if not path.is_file():
         raise ImportError(
             f"the custom-op library {path.name} is missing: it is built when the package is installed "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 try:
-    from zerograsp_edge.kernels import _core as core  # type: ignore[attr-defined, unused-ignore]
+    core: Any = importlib.import_module("zerograsp_edge.kernels._core")
 except ImportError as error:
     raise ImportError(
         "the native core zerograsp_edge.kernels._core could not be loaded: it is built when the package is "

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels import _core
 
 __all__ = ["occlusion_field"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels.checks import check_array, check_range, output
 from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace

@@ -78,7 +78,7 @@ class Limits:
     max_width: int = 1920
     max_objects: int = 40
     max_nodes: int = 524288
-    """Nodes of the finest depth, of the input and of the output octree alike; every coarser depth holds half as many."""
+    """Nodes of the finest depth, in input and output octree alike; every coarser depth holds half as many."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
@@ -160,7 +160,9 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
     files = _section(root, manifest, "files", dict)
     if check:
         if manifest.get(SEAL) != seal(manifest)[SEAL]:
-            raise BundleError(f"{root / MANIFEST}: its SHA-256 is not its own: changed; copy or export the bundle again")
+            raise BundleError(
+                f"{root / MANIFEST}: its SHA-256 is not its own: changed; copy or export the bundle again"
+            )
         _check_files(root, files)
     try:
         network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
@@ -179,7 +181,9 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
         }
         trained = bool(manifest["trained"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again") from error
+        raise BundleError(
+            f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again"
+        ) from error
     expected = {"image_encoder", "octree_encoder", *(f"decoder_{d}" for d in geometry.depths)}
     if missing := sorted(expected - set(stages)):
         raise BundleError(f"{root / MANIFEST}: stages missing: {', '.join(missing)}; export the bundle again")
@@ -202,7 +206,9 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         raise BundleError(f"no bundle at {root}: make one with `zerograsp-edge export CHECKPOINT {root}`")
     path = root / MANIFEST
     if not path.is_file():
-        raise BundleError(f"{root} is not a bundle: expected a folder with {MANIFEST}, which `zerograsp-edge export` writes")
+        raise BundleError(
+            f"{root} is not a bundle: expected a folder with {MANIFEST}, which `zerograsp-edge export` writes"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -213,17 +219,24 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 
 
 def _check_versions(root: Path, manifest: dict[str, Any]) -> None:
-    for key, known, what in (("version", VERSION, "bundle"), ("custom_op_version", CUSTOM_OP_VERSION, "custom-op")):
+    for key, known, what in (
+        ("version", VERSION, "bundle"),
+        ("custom_op_version", CUSTOM_OP_VERSION, "custom-op"),
+    ):
         got = manifest.get(key)
         if not isinstance(got, int):
-            raise BundleError(f"{root / MANIFEST}: expected an integer {key}, got {got!r}; export the bundle again")
+            raise BundleError(
+                f"{root / MANIFEST}: expected an integer {key}, got {got!r}; export the bundle again"
+            )
         if got > known:
             raise BundleError(
                 f"{root} has {what} version {got}, this runtime knows up to {known}: "
                 "upgrade it (pip install -U zerograsp-edge) or export the bundle with this version"
             )
         if got < known:
-            raise BundleError(f"{root} has the outdated {what} version {got}, expected {known}: export the bundle again")
+            raise BundleError(
+                f"{root} has the outdated {what} version {got}, expected {known}: export the bundle again"
+            )
 
 
 def _check_files(root: Path, files: dict[str, Any]) -> None:
@@ -242,5 +255,7 @@ def _check_files(root: Path, files: dict[str, Any]) -> None:
 def _section(root: Path, manifest: dict[str, Any], key: str, kind: type) -> Any:
     value = manifest.get(key)
     if not isinstance(value, kind):
-        raise BundleError(f"{root / MANIFEST}: expected {key} to be a {kind.__name__}, got {value!r}; export the bundle again")
+        raise BundleError(
+            f"{root / MANIFEST}: expected {key} to be a {kind.__name__}, got {value!r}; export the bundle again"
+        )
     return value

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-# Sub-command: module and class. Modules are named, not imported: each loads what it needs when it runs, and the lean
-# side never depends on `export` being installed.
+# Sub-command: module and class. Modules are named, not imported: each loads what it needs when it runs, and
+# the lean side never depends on `export` being installed.
 COMMANDS = {
     "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
@@ -33,16 +33,19 @@ def parse(arguments: Sequence[str]) -> Command:
     """The configured command that the arguments name; exits with a usage message when they name none."""
     import tyro
 
-    # Only the named command's module is loaded, so that `doctor` works when another one's dependency is broken.
+    # Only the named command's module is loaded, so that `doctor` works when another one's dependency is
+    # broken.
     named = [a for a in arguments[:1] if a in COMMANDS]
     types: dict[str, Callable[..., Any]] = {}
     for name in named or COMMANDS:
         module, attribute = COMMANDS[name]
         types[name] = getattr(importlib.import_module(module), attribute)
     return tyro.extras.subcommand_cli_from_dict(
-        types, prog="zerograsp-edge", description="ZeroGrasp on the robot: RGB-D in, complete shapes and grasps out.",
+        types,
+        prog="zerograsp-edge",
+        description="ZeroGrasp on the robot: RGB-D in, complete shapes and grasps out.",
         args=list(arguments),
-    )  # fmt: skip
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe(error: Exception) -> str:
-    """One line for an error: its message when it was raised on purpose, else also its type and how to see more."""
+    """One line for an error: its message if raised on purpose, else also its type and how to see more."""
     from zerograsp_edge.runtime.errors import ZeroGraspError
 
     message = " ".join(str(error).split())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+
 from zerograsp_edge.runtime.errors import FrameError
 
 # Depth at or below this is no measurement: spec, "Units and frames".
@@ -16,11 +17,10 @@ MIN_DEPTH_MM = 10.0
 class Frame:
     """An RGB picture, the depth image registered to it, and the intrinsics of both; checked when it is made.
 
-    Depth that is NaN, infinite or negative is no measurement: it is set to 0 and counted in
-        `repaired_depth`, like the
-    zeros a camera writes itself. It is an error only when no pixel at all is deeper than 10 mm. The unit is
-    never guessed. The arrays are not copied unless they have to be converted or are not contiguous; do not write to them
-    afterwards.
+    Depth that is NaN, infinite or negative is no measurement: it is set to 0 and counted in `repaired_depth`,
+    like the zeros a camera writes itself. It is an error only when no pixel at all is deeper than 10 mm. The
+    unit is never guessed. The arrays are not copied unless they have to be converted or are not contiguous;
+    do not write to them afterwards.
 
     Attributes:
         rgb: (H, W, 3) uint8, red first.

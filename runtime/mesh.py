@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from zerograsp_edge.runtime.extras import require
 
 if TYPE_CHECKING:

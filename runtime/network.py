@@ -76,7 +76,8 @@ class Surface:
 def node_limits(geometry: Geometry, limits: Limits) -> dict[int, int]:
     """Most nodes per depth that buffers hold: `max_nodes` at the finest.
 
-    A surface has about a quarter of the nodes one depth up; half is kept, and at coarse depths, where it costs little, more.
+    A surface has about a quarter of the nodes one depth up; half is kept, and at coarse depths, where it
+    costs little, more.
     """
     floor = min(limits.max_nodes, 32768)
     return {
@@ -109,14 +110,18 @@ class Network:
         self._octree = kernels.Octree.allocate(limits.max_objects, g.max_lod, g.full_depth, nodes, points)
         self._voxels = np.empty((nodes[g.max_lod], 3 + g.image_channels), np.float32)
         self._tokens = np.empty((nodes[g.min_lod], g.channels_at(g.min_lod)), np.float32)
-        self._skips = {d: np.empty((nodes[d], g.channels_at(d)), np.float32) for d in g.depths if d > g.min_lod}
+        self._skips = {
+            d: np.empty((nodes[d], g.channels_at(d)), np.float32) for d in g.depths if d > g.min_lod
+        }
         self._latent = np.empty((2, limits.max_objects, g.latent), np.float32)
         self._grid = kernels.ActiveGrid.allocate(limits.max_objects, g.min_lod, full_rows)
         grid_nodes = limits.max_objects << (3 * g.min_lod)
         morton = np.arange(1 << (3 * g.min_lod), dtype=np.int64)
         self._grid_keys = (np.arange(limits.max_objects, dtype=np.int64)[:, None] << 48 | morton).ravel()
         rows = {d: full_rows if d == g.min_lod else nodes[d] for d in g.depths}
-        self._outputs = {d: np.empty((rows[d], g.channels_at(d)), np.float32) for d in g.depths if d < g.max_lod}
+        self._outputs = {
+            d: np.empty((rows[d], g.channels_at(d)), np.float32) for d in g.depths if d < g.max_lod
+        }
         heads = {d: 2 + (g.signal_channels if d == g.max_lod else 0) for d in g.depths}
         self._logits = {d: np.empty((rows[d], heads[d]), np.float32) for d in g.depths}
         self._growth = {
@@ -169,13 +174,20 @@ class Network:
                 rgb = buffer
             size = g.image_channels * padded[0] * padded[1]
             features = self._features[:size].reshape(1, g.image_channels, *padded)
-            self._executor.run("image_encoder", {"rgb": np.ascontiguousarray(rgb)}, {"image_features": features})
+            self._executor.run(
+                "image_encoder", {"rgb": np.ascontiguousarray(rgb)}, {"image_features": features}
+            )
         if taps is not None:
             taps["image_encoder/image_features"] = features[0].reshape(g.image_channels, -1).T.copy()
         return features[0]
 
     def _encode_octree(
-        self, scene: Scene, features: np.ndarray, noise: np.ndarray | None, watch: Stopwatch, taps: Taps | None
+        self,
+        scene: Scene,
+        features: np.ndarray,
+        noise: np.ndarray | None,
+        watch: Stopwatch,
+        taps: Taps | None,
     ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         """Tokens (N, C) of depth min_lod and the input octree's keys by depth; skip features go to their buffers."""
         g = self.geometry
@@ -183,7 +195,13 @@ class Network:
         objects = len(scene.counts)
         with watch("octree_build"):
             octree = kernels.build_octree(
-                scene.points, scene.counts, g.max_lod, g.full_depth, out=self._octree, workspace=workspace, threads=threads
+                scene.points,
+                scene.counts,
+                g.max_lod,
+                g.full_depth,
+                out=self._octree,
+                workspace=workspace,
+                threads=threads,
             )
         with watch("voxel_features"):
             voxels = kernels.voxel_features(
@@ -207,7 +225,9 @@ class Network:
                 inputs["depth"], inputs["labels"] = scene.depth, scene.labels
                 inputs["adjacency"], inputs["intrinsics"] = scene.adjacency, scene.intrinsics
             if g.multi_object:
-                inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 ** (1 - g.min_lod)) - 1
+                inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
+                    2.0 ** (1 - g.min_lod)
+                ) - 1
             tokens = _rows(self._tokens, len(low), f"nodes of the input octree at depth {g.min_lod}")
             latent = self._latent.reshape(2, -1)[:, : objects * g.latent].reshape(2, objects, g.latent)
             outputs = {"tokens": tokens, "latent_mean": latent[0], "latent_log_variance": latent[1]}
@@ -227,7 +247,13 @@ class Network:
         objects = len(scene.counts)
         with watch("growth"):
             grid = kernels.active_grid(
-                input_keys[g.min_lod], objects, g.min_lod, g.residual_blocks, out=self._grid, workspace=workspace, threads=threads
+                input_keys[g.min_lod],
+                objects,
+                g.min_lod,
+                g.residual_blocks,
+                out=self._grid,
+                workspace=workspace,
+                threads=threads,
             )
         keys = self._grid_keys[: objects << (3 * g.min_lod)]
         rows: np.ndarray | None = grid.rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
 from zerograsp_edge.runtime.errors import OutputError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.overlay import draw_overlay, object_colour

@@ -73,8 +73,9 @@ class Pipeline:
         limits = self.bundle.limits
         if frame.height > limits.max_height or frame.width > limits.max_width:
             raise LimitError(
-                f"frame '{frame.name}' is {frame.width}x{frame.height} pixels, the bundle's limits are max_width = "
-                f"{limits.max_width}, max_height = {limits.max_height}: resize or crop it, or export with larger limits"
+                f"frame '{frame.name}' is {frame.width}x{frame.height} pixels, the bundle's limits are "
+                f"max_width = {limits.max_width}, max_height = {limits.max_height}: "
+                "resize or crop it, or export with larger limits"
             )
         ids = frame.object_ids()
         check_object_count(ids, limits.max_objects)
@@ -103,16 +104,19 @@ class Pipeline:
             timestamp=frame.timestamp,
         )
 
-    def _see(self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch) -> tuple[Scene, list[int], list[SkippedObject]]:
-        """The scene of the objects that can be reconstructed, their mask values, and the others with the reason."""
+    def _see(
+        self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch
+    ) -> tuple[Scene, list[int], list[SkippedObject]]:
+        """The scene of the objects that can be reconstructed, their mask values; others with the reason."""
         g, limits = self.bundle.geometry, self.bundle.limits
         kept, skipped = list(ids), []
         valid = self._labels[: frame.height * frame.width].reshape(frame.height, frame.width)
 
         def scan(labels: np.ndarray) -> kernels.PointSet:
             return kernels.points_from_depth(
-                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod, z_margin=g.z_margin, out=self._points,
-                valid_labels=valid, workspace=self._workspace, threads=self.executor.threads,
+                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod,
+                z_margin=g.z_margin, out=self._points, valid_labels=valid,
+                workspace=self._workspace, threads=self.executor.threads,
             )  # fmt: skip
 
         with watch("points"):
@@ -124,7 +128,10 @@ class Pipeline:
                 for i in np.flatnonzero(sparse):
                     count = int(points.valid_counts[i])
                     skipped.append(
-                        SkippedObject(kept[i], f"{count} pixels with valid depth, at least {limits.min_points} are needed")
+                        SkippedObject(
+                            kept[i],
+                            f"{count} pixels with valid depth, at least {limits.min_points} are needed",
+                        )
                     )
                 kept, labels = _without(sparse, kept, labels)
                 if kept:
@@ -147,8 +154,11 @@ class Pipeline:
                 raise FrameError(f"frame '{frame.name}' has no object to reconstruct: {reasons}")
         counts = points.counts[points.counts > 0]
         with watch("adjacency"):
-            # Of the whole masks: whether two objects touch does not depend on where the camera measured depth.
-            adjacency = kernels.adjacency(labels, len(kept), workspace=self._workspace, threads=self.executor.threads)
+            # Of the whole masks: whether two objects touch does not depend on where the camera measured
+            # depth.
+            adjacency = kernels.adjacency(
+                labels, len(kept), workspace=self._workspace, threads=self.executor.threads
+            )
         scene = Scene(
             frame.rgb, frame.depth, frame.intrinsics, valid, adjacency, points.points, counts, points.z_min
         )

@@ -1,7 +1,7 @@
 """A bundle on this machine against the reference outputs it carries (what PyTorch computed at export).
 
-First with the reference's splits forced, so that every stage sees the same octree and its tensors can be compared row by
-row; then free, where the octrees themselves are compared.
+First with the reference's splits forced, so that every stage sees the same octree and its tensors can be compared
+row by row; then free, where the octrees themselves are compared.
 """
 
 from __future__ import annotations
@@ -62,8 +62,19 @@ class VerifyReport:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        worst = [f"{t.name} differs by {t.error:.1e} of its maximum (tolerance {t.tolerance:.0e})" for t in self.tensors if not t.ok]
-        return (*worst, *(f"depth {o.depth} has key-set IoU {o.iou:.3f} (at least {o.minimum})" for o in self.octrees if not o.ok))
+        worst = [
+            f"{t.name} differs by {t.error:.1e} of its maximum (tolerance {t.tolerance:.0e})"
+            for t in self.tensors
+            if not t.ok
+        ]
+        return (
+            *worst,
+            *(
+                f"depth {o.depth} has key-set IoU {o.iou:.3f} (at least {o.minimum})"
+                for o in self.octrees
+                if not o.ok
+            ),
+        )
 
     @property
     def ok(self) -> bool:
@@ -87,10 +98,16 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     bundle = pipeline.bundle
     reference = _load(bundle)
     frame = Frame(
-        reference["frame/rgb"], reference["frame/depth"], reference["frame/intrinsics"], reference["frame/mask"], name="reference"
+        reference["frame/rgb"],
+        reference["frame/depth"],
+        reference["frame/intrinsics"],
+        reference["frame/mask"],
+        name="reference",
     )
     depths = bundle.geometry.depths
-    forced = {d: np.unpackbits(reference[f"split_{d}"])[: len(reference[f"keys_{d}"])].astype(bool) for d in depths}
+    forced = {
+        d: np.unpackbits(reference[f"split_{d}"])[: len(reference[f"keys_{d}"])].astype(bool) for d in depths
+    }
     taps: dict[str, np.ndarray] = {}
     try:
         result = pipeline.run(frame, forced_splits=forced, taps=taps)
@@ -98,10 +115,14 @@ def verify(pipeline: Pipeline) -> VerifyReport:
         # The forced splits did not fit the octree: something upstream of the first decoder is already wrong.
         if isinstance(error, ZeroGraspError):
             raise
-        raise BundleError(f"the octree of the reference frame differs from the reference's: {error}") from error
+        raise BundleError(
+            f"the octree of the reference frame differs from the reference's: {error}"
+        ) from error
     ids = [item.object_id for item in result.objects]
     if ids != reference["object_ids"].tolist():
-        raise BundleError(f"expected the objects {reference['object_ids'].tolist()} in the reference frame, got {ids}")
+        raise BundleError(
+            f"expected the objects {reference['object_ids'].tolist()} in the reference frame, got {ids}"
+        )
     tensors = []
     for entry in reference:
         if entry.endswith("/values"):
@@ -126,7 +147,9 @@ def _load(bundle: Bundle) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             reference = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: no usable reference outputs ({error}); export the bundle again") from error
+        raise BundleError(
+            f"{path}: no usable reference outputs ({error}); export the bundle again"
+        ) from error
     needed = [f"frame/{part}" for part in ("rgb", "depth", "intrinsics", "mask")] + ["object_ids"]
     needed += [f"{entry}_{d}" for d in bundle.geometry.depths for entry in ("keys", "split")]
     for stage in bundle.stages.values():
@@ -137,7 +160,9 @@ def _load(bundle: Bundle) -> dict[str, np.ndarray]:
     return reference
 
 
-def _compare(name: str, actual: np.ndarray, reference: dict[str, np.ndarray], tolerance: float) -> TensorCheck:
+def _compare(
+    name: str, actual: np.ndarray, reference: dict[str, np.ndarray], tolerance: float
+) -> TensorCheck:
     expected = reference[f"{name}/values"].astype(np.float64)
     rows = reference[f"{name}/rows"]
     if len(rows) and rows[-1] >= len(actual):

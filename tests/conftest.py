@@ -1,4 +1,4 @@
-"""Shared fixtures. The golden vectors and frames (CC BY-NC, the ZeroGrasp authors) lie outside the repository."""
+"""Shared fixtures. The golden vectors and frames (CC BY-NC, the ZeroGrasp authors) lie outside the tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ SHARED = Path(os.environ.get("ZEROGRASP_SHARED", Path(__file__).resolve().parent
 def _shared(*parts: str) -> Path:
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"reference data not present: {path} (set ZEROGRASP_SHARED to the folder that holds golden/, frames/)")
+        pytest.skip(
+            f"reference data not present: {path} "
+            "(set ZEROGRASP_SHARED to the folder that holds golden/, frames/)"
+        )
     return path
 
 
@@ -51,7 +54,7 @@ def weights_recipe() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def golden_state(weights_recipe: ModuleType) -> dict[str, np.ndarray]:
-    """State dict (prefix `model.`) of the published network with the recipe's weights; without the CONSTANT entries."""
+    """State dict (prefix `model.`) of the published network with the recipe's weights, less CONSTANT."""
     lines = _shared("golden", "state_dict_keys.txt").read_text().splitlines()
     entries = []
     for line in lines:

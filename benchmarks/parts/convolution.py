@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
 from zerograsp_edge.kernels import build_octree, expand_neighbours, octree_conv
 from zerograsp_edge.kernels.convolution import PackedWeight
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels.occlusion import occlusion_field
 
 EDGE, RESOLUTION = 80.0, 8

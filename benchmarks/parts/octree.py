@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels import octree, output_octree, points
 from zerograsp_edge.kernels.workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""The CPU executor: the stages in ONNX Runtime, with the native custom-op library, between buffers of the caller."""
+"""The CPU executor: the stages in ONNX Runtime, with the native custom ops, between buffers of the caller."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OLDEST = (1, 17)  # the custom-op library uses ONNX Runtime's C API of this vers
 class OnnxRuntimeExecutor:
     """Runs stages of a bundle on the CPU.
 
-    Inputs and outputs are bound to the caller's arrays: nothing is copied, and ONNX Runtime's arena keeps what it needs
-    inside a stage, so that a steady stream of frames allocates nothing.
+    Inputs and outputs are bound to the caller's arrays: nothing is copied, and ONNX Runtime's arena keeps
+    what it needs inside a stage, so that a steady stream of frames allocates nothing.
 
     Args:
         bundle: the stages.
@@ -31,7 +31,10 @@ class OnnxRuntimeExecutor:
 
         version = tuple(int(part) for part in ort.__version__.split(".")[:2])
         if version < OLDEST:
-            raise BundleError(f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: pip install -U onnxruntime")
+            raise BundleError(
+                f"expected onnxruntime >= {OLDEST[0]}.{OLDEST[1]}, got {ort.__version__}: "
+                "pip install -U onnxruntime"
+            )
         self.threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[str, Any] = {}
         for name, stage in bundle.stages.items():
@@ -45,14 +48,18 @@ class OnnxRuntimeExecutor:
             # Workers of one stage must not spin while the next one computes.
             options.add_session_config_entry("session.force_spinning_stop", "1")
             try:
-                session = ort.InferenceSession(str(bundle.path / stage.file), options, providers=["CPUExecutionProvider"])
+                session = ort.InferenceSession(
+                    str(bundle.path / stage.file), options, providers=["CPUExecutionProvider"]
+                )
             except Exception as error:
-                raise BundleError(f"{bundle.path / stage.file}: ONNX Runtime refused it: {_one_line(error)}") from error
+                raise BundleError(
+                    f"{bundle.path / stage.file}: ONNX Runtime refused it: {_one_line(error)}"
+                ) from error
             inputs = {value.name for value in session.get_inputs()}
             if inputs != set(stage.inputs):
                 raise BundleError(
-                    f"{bundle.path / stage.file}: expected the inputs {sorted(stage.inputs)}, got {sorted(inputs)}; "
-                    "export the bundle again"
+                    f"{bundle.path / stage.file}: expected the inputs {sorted(stage.inputs)}, "
+                    f"got {sorted(inputs)}; export the bundle again"
                 )
             self._sessions[name] = session
 
@@ -62,7 +69,7 @@ class OnnxRuntimeExecutor:
         Args:
             stage: its name in the bundle.
             inputs: contiguous arrays by name; names that the stage does not take are an error.
-            outputs: contiguous arrays of the exact output shapes, filled in place; outputs not named are discarded.
+            outputs: contiguous arrays of the exact output shapes, filled in place; others are discarded.
         """
         session = self._sessions[stage]
         binding = session.io_binding()
@@ -77,7 +84,9 @@ class OnnxRuntimeExecutor:
 
 def _check_contiguous(stage: str, name: str, array: np.ndarray) -> None:
     if not array.flags.c_contiguous:
-        raise ValueError(f"{stage}: {name} must be C-contiguous, got strides {array.strides} for shape {array.shape}")
+        raise ValueError(
+            f"{stage}: {name} must be C-contiguous, got strides {array.strides} for shape {array.shape}"
+        )
 
 
 def _one_line(error: Exception) -> str:

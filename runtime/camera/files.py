@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
 from zerograsp_edge.runtime.camera.intrinsics import CameraFile, read_camera
 from zerograsp_edge.runtime.camera.png import PngHeader, check_png, palette_as_grey
 from zerograsp_edge.runtime.errors import EndOfFrames, FrameError

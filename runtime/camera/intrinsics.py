@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from zerograsp_edge.runtime.errors import FrameError
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 
 if TYPE_CHECKING:

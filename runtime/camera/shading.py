@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from zerograsp_edge.runtime.camera.scene import SceneObject
 
 TABLES = ("wood", "grid")

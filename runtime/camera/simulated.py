@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from zerograsp_edge.runtime.camera.scene import SceneObject, make_scene
 from zerograsp_edge.runtime.camera.shading import TABLES, shade
 from zerograsp_edge.runtime.errors import EndOfFrames

@@ -6,6 +6,9 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+# Module and function, named and not imported: the lean side never depends on `export`, which needs PyTorch.
+EXPORTER = ("zerograsp_edge.export.demo", "write_demo_bundle")
+
 
 @dataclass
 class Demo:
@@ -38,11 +41,13 @@ class Demo:
         path = self.bundle or self.out / "demo.zgb"
         if self.bundle is None and not (path / "manifest.json").exists():
             for module in ("torch", "ocnn", "onnx"):
-                require(module, "export", "export the demonstration's network")
+                require(module, "export", "make the demo's bundle; --bundle runs an exported one without it")
             with console.status("exporting a network with random weights") as status:
-                # By name: the lean side never depends on `export`, which needs PyTorch.
-                make = importlib.import_module("zerograsp_edge.export.demo").write_demo_bundle
-                make(path, progress=lambda step: status.update(f"exporting a network with random weights: {step}"))
+                make = getattr(importlib.import_module(EXPORTER[0]), EXPORTER[1])
+                make(
+                    path,
+                    progress=lambda step: status.update(f"exporting a network with random weights: {step}"),
+                )
         with console.status(f"loading {path}"):
             bundle = load_bundle(path)
             pipeline = Pipeline(bundle, threads=self.threads)

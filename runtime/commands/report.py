@@ -10,8 +10,8 @@ from rich.table import Table
 from zerograsp_edge.runtime.result import Result
 
 UNTRAINED = (
-    "The weights of this bundle are random: shapes and grasps mean nothing. The run shows that the pipeline works and how "
-    "long it takes; export a trained checkpoint for real output."
+    "The weights of this bundle are random: shapes and grasps mean nothing. The run shows that the pipeline "
+    "works and how long it takes; export a trained checkpoint for real output."
 )
 
 

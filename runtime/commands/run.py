@@ -34,7 +34,7 @@ class Run:
     mask: Path | None = None
     """Instance masks of a single frame: PNG or .npy of object ids."""
     camera: Path | None = None
-    """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); for a folder it overrides the folder's own."""
+    """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); overrides a folder's own."""
     frame: str | None = None
     """Only the frame of this name from the folder."""
     depth_scale: float | None = None
@@ -87,12 +87,18 @@ class Run:
         single = {"--rgb": self.rgb, "--depth": self.depth, "--mask": self.mask}
         if self.folder is not None:
             if given := [name for name, value in single.items() if value is not None]:
-                raise FrameError(f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}")
+                raise FrameError(
+                    f"expected a folder or single files, got the folder {self.folder} and {', '.join(given)}"
+                )
             frames = FrameFolder(self.folder, self.camera, depth_scale=self.depth_scale)
             return frames if self.frame is None else [frames[self.frame]]
         if self.frame is not None:
-            raise FrameError(f"--frame {self.frame} chooses from a folder; expected a folder, got single files or nothing")
+            raise FrameError(
+                f"--frame {self.frame} chooses from a folder; expected a folder, got single files or nothing"
+            )
         missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
         if missing or self.rgb is None or self.depth is None or self.camera is None:
-            raise FrameError(f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}")
+            raise FrameError(
+                f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}"
+            )
         return [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]

@@ -38,7 +38,9 @@ class Verify:
             table.add_column(column, justify="left" if column == "tensor" else "right")
         for check in report.tensors:
             verdict = "[green]ok[/]" if check.ok else "[red]differs[/]"
-            table.add_row(check.name, f"{check.error:.1e}", f"{check.cosine:.6f}", f"{check.tolerance:.0e}", verdict)
+            table.add_row(
+                check.name, f"{check.error:.1e}", f"{check.cosine:.6f}", f"{check.tolerance:.0e}", verdict
+            )
         console.print(table)
         table = Table(title="octree of the free run against the reference", title_justify="left")
         for column in ("depth", "nodes", "reference", "key-set IoU"):
@@ -46,7 +48,9 @@ class Verify:
         for octree in report.octrees:
             table.add_row(str(octree.depth), str(octree.nodes), str(octree.reference), f"{octree.iou:.4f}")
         console.print(table)
-        console.print("[green]verified[/]" if report.ok else "[red]not verified[/]: " + "; ".join(report.failures))
+        console.print(
+            "[green]verified[/]" if report.ok else "[red]not verified[/]: " + "; ".join(report.failures)
+        )
         if self.json is not None:
             self.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         return 0 if report.ok else 1

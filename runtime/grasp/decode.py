@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from zerograsp_edge.runtime.errors import DecodeError
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction
 

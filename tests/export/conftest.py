@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `export`")
 pytest.importorskip("ocnn", reason="needs the extra `export`")
 
 from PIL import Image  # noqa: E402
+
 from zerograsp_edge.export.network import NetworkConfig, Prediction, ZeroGrasp, prepare_frame  # noqa: E402
 from zerograsp_edge.export.network.preprocess import FrameInputs  # noqa: E402
 

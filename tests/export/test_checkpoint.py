@@ -16,6 +16,7 @@ pytest.importorskip("ocnn", reason="needs the extra `export`")
 pytest.importorskip("safetensors", reason="needs the extra `export`")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
+
 from zerograsp_edge.export.checkpoint import (  # noqa: E402
     CheckpointError,
     load_network,

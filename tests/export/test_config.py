@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from zerograsp_edge.export.network.config import ConfigError, NetworkConfig
 
 PRESETS = [NetworkConfig.published, NetworkConfig.edge, NetworkConfig.tiny]

@@ -15,6 +15,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from ocnn.octree import Octree, Points  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+
 from zerograsp_edge.export.network import (  # noqa: E402
     FrameInputs,
     NetworkConfig,

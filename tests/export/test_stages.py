@@ -15,6 +15,7 @@ pytest.importorskip("ocnn", reason="needs the extra `export`")
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 
 import onnxruntime as ort  # noqa: E402
+
 from zerograsp_edge.export.bundle import build_stages, write_bundle  # noqa: E402
 from zerograsp_edge.export.folding import Weights  # noqa: E402
 from zerograsp_edge.export.image_encoder import image_encoder  # noqa: E402

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.convolution import (
     ACTIVATIONS,

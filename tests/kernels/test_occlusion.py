@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from zerograsp_edge.kernels.occlusion import occlusion_field
 from zerograsp_edge.kernels.reference.occlusion import occlusion_field as reference_field
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from zerograsp_edge.kernels import octree, output_octree
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.reference import octree as reference

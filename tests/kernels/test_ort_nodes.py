@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+
 from zerograsp_edge.kernels import ort_library
 from zerograsp_edge.kernels.convolution import ACTIVATIONS
 from zerograsp_edge.kernels.reference import convolution as twin

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from zerograsp_edge.kernels import octree, points
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.reference import points as reference

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.bundle import MANIFEST, Limits, load_bundle, seal
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 from zerograsp_edge.runtime.frame import Frame

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.bundle import (
     CUSTOM_OP_VERSION,
     MANIFEST,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.errors import DecodeError
 from zerograsp_edge.runtime.grasp.decode import OctreeCube, decode, node_coordinates
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from zerograsp_edge.runtime import doctor
 from zerograsp_edge.runtime.doctor import Check, diagnose, exit_code, print_report
 

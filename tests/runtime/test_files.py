@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.camera.files import FrameFolder, read_frame
 from zerograsp_edge.runtime.camera.intrinsics import read_camera
 from zerograsp_edge.runtime.errors import EndOfFrames, FrameError

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.errors import FrameError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.bundle import load_bundle
 from zerograsp_edge.runtime.camera.files import read_frame
 from zerograsp_edge.runtime.cli import main

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 import zerograsp_edge.runtime as runtime
 from zerograsp_edge.runtime.errors import MissingExtra
 from zerograsp_edge.runtime.extras import require

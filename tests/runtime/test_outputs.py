@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime import outputs
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 from zerograsp_edge.runtime.errors import MissingExtra, OutputError

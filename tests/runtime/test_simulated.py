@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 from zerograsp_edge.runtime.camera.simulated import MAX_OBJECTS, GroundTruth, SimulatedCamera, stereo_noise
 from zerograsp_edge.runtime.errors import EndOfFrames

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import zerograsp_edge.kernels
 import zerograsp_edge.runtime
 from zerograsp_edge.runtime.bundle import load_bundle
