@@ -6,6 +6,9 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+# Module and function, named and not imported: the lean side never depends on `export`, which needs PyTorch.
+MAKE_BUNDLE = ("zerograsp_edge.export.demo", "write_demo_bundle")
+
 
 @dataclass
 class Demo:
@@ -40,8 +43,7 @@ class Demo:
             for module in ("torch", "ocnn", "onnx"):
                 require(module, "export", "export the demonstration's network")
             with console.status("exporting a network with random weights") as status:
-                # By name: the lean side never depends on `export`, which needs PyTorch.
-                make = importlib.import_module("zerograsp_edge.export.demo").write_demo_bundle
+                make = getattr(importlib.import_module(MAKE_BUNDLE[0]), MAKE_BUNDLE[1])
                 make(path, progress=lambda step: status.update(f"exporting a network with random weights: {step}"))
         with console.status(f"loading {path}"):
             bundle = load_bundle(path)
