@@ -31,4 +31,5 @@ def write_demo_bundle(
         provenance={"weights": "random, seed 0"},
         reference=frame,
         progress=progress,
+        overwrite=True,
     )

@@ -30,7 +30,7 @@ class Demo:
     def execute(self) -> int:
         from rich.console import Console
 
-        from zerograsp_edge.runtime.bundle import load_bundle
+        from zerograsp_edge.runtime.bundle import BundleError, load_bundle
         from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
         from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
         from zerograsp_edge.runtime.extras import require
@@ -39,18 +39,22 @@ class Demo:
 
         console = Console()
         path = self.bundle or self.out / "demo.zgb"
-        if self.bundle is None and not (path / "manifest.json").exists():
+        try:
+            with console.status(f"loading {path}"):
+                bundle = load_bundle(path)
+        except BundleError:
+            # The demo's own bundle is made on the first run, and again when it is of another version.
+            if self.bundle is not None:
+                raise
             for module in ("torch", "ocnn", "onnx"):
                 require(module, "export", "make the demo's bundle; --bundle runs an exported one without it")
             with console.status("exporting a network with random weights") as status:
                 make = getattr(importlib.import_module(EXPORTER[0]), EXPORTER[1])
-                make(
+                bundle = make(
                     path,
                     progress=lambda step: status.update(f"exporting a network with random weights: {step}"),
                 )
-        with console.status(f"loading {path}"):
-            bundle = load_bundle(path)
-            pipeline = Pipeline(bundle, threads=self.threads)
+        pipeline = Pipeline(bundle, threads=self.threads)
         camera = SimulatedCamera(seed=self.seed, num_objects=self.objects)
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
