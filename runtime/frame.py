@@ -91,18 +91,20 @@ class Frame:
         """Mask values of the objects, ascending: the distinct ones without the background (spec, "Input")."""
         return tuple(value for value in self._mask_values if value != self.background_id)
 
-    def label_image(self) -> np.ndarray:
-        """(H, W) int32: index into `object_ids()`, -1 on the background."""
+    def label_image(self, out: np.ndarray | None = None) -> np.ndarray:
+        """(H, W) int32: index into `object_ids()`, -1 on the background; written to `out` where that is given."""
         mask, values = self.mask, np.array(self._mask_values)
         assert mask is not None  # _mask_values has raised otherwise
-        labels = np.cumsum(values != self.background_id) - 1
+        labels = (np.cumsum(values != self.background_id) - 1).astype(np.int32)
         labels[values == self.background_id] = -1
+        out = np.empty(mask.shape, np.int32) if out is None else out
         low, high = int(values[0]), int(values[-1])
         if high - low >= 1 << 16:
-            return labels.astype(np.int32)[np.searchsorted(values, mask)]
+            return np.take(labels, np.searchsorted(values, mask), out=out, mode="clip")
         table = np.full(high - low + 1, -1, np.int32)
         table[values - low] = labels
-        return table[mask.astype(np.int64) - low] if low else table[mask]
+        # Every index is valid; "clip" is the mode in which NumPy writes to `out` without a buffer of its own.
+        return np.take(table, mask.astype(np.int64) - low if low else mask, out=out, mode="clip")
 
     def with_mask(self, mask: np.ndarray, background: int | None = None) -> Frame:
         """The same picture with another (H, W) instance mask."""

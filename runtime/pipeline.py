@@ -52,7 +52,7 @@ class Pipeline:
         self._workspace = kernels.Workspace()
         self._random = np.random.default_rng(seed) if latent == "sample" else None
         pixels = bundle.limits.max_height * bundle.limits.max_width
-        self._labels = np.empty(pixels, np.int32)
+        self._labels, self._valid = np.empty((2, pixels), np.int32)
         self._points = np.empty((pixels, 3), np.float32)
         self._lock = threading.Lock()
 
@@ -110,7 +110,8 @@ class Pipeline:
         """The scene of the objects that can be reconstructed, their mask values; others with the reason."""
         g, limits = self.bundle.geometry, self.bundle.limits
         kept, skipped = list(ids), []
-        valid = self._labels[: frame.height * frame.width].reshape(frame.height, frame.width)
+        size = frame.height * frame.width
+        whole, valid = (b[:size].reshape(frame.height, frame.width) for b in (self._labels, self._valid))
 
         def scan(labels: np.ndarray) -> kernels.PointSet:
             return kernels.points_from_depth(
@@ -120,7 +121,7 @@ class Pipeline:
             )  # fmt: skip
 
         with watch("points"):
-            labels = frame.label_image()
+            labels = frame.label_image(whole)
             points = scan(labels)
             sparse = points.valid_counts < limits.min_points
             if sparse.any():

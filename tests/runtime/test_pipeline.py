@@ -361,9 +361,10 @@ def test_demo_command(
 
     made = []
 
-    def write_demo_bundle(path: Path, progress: Callable[[str], None]) -> None:
+    def write_demo_bundle(path: Path, progress: Callable[[str], None]) -> Bundle:
         progress("drawing weights")
-        made.append(shutil.copytree(tiny_path, path))
+        made.append(shutil.copytree(tiny_path, path, dirs_exist_ok=True))
+        return load_bundle(path)
 
     camera = simulated.SimulatedCamera
     monkeypatch.setattr(demo, "write_demo_bundle", write_demo_bundle)
@@ -374,6 +375,10 @@ def test_demo_command(
     for _ in range(2):  # the second run finds the first one's bundle
         assert main(["demo", "--out", str(out), "--frames", "2", "--objects", "3"]) == 0
     assert made == [out / "demo.zgb"]
+    manifest = out / "demo.zgb" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 0', 1))
+    assert main(["demo", "--out", str(out), "--frames", "1", "--objects", "3"]) == 0
+    assert len(made) == 2  # an outdated bundle of the demo's own is made again
     files = {"demo.zgb", "points.ply", "mesh.glb", "grasps.npz", "overlay.png", "timings.json"}
     assert {path.name for path in out.iterdir()} == files
     output = " ".join(capsys.readouterr().out.split())
