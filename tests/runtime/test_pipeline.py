@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zerograsp_edge.runtime.bundle import REFERENCE, BundleError, load_bundle
+from zerograsp_edge.runtime.bundle import REFERENCE, Bundle, BundleError, load_bundle
 from zerograsp_edge.runtime.cli import main
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.grasp.decode import OctreeCube
