@@ -22,52 +22,42 @@ constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer take
 static_assert(4 * kMaxOutputs <= kTileFloats, "the smallest tile must fit");
 constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
 
+// acc[r][column ..) += x[r][offset .. offset + cin) @ w for R rows and V vectors of outputs
 template <int R, int V>
-inline void multiply(const float* const* x, int cin, const float* w, float* const* acc) {
+inline void multiply(const float* const* x, int offset, int cin, const float* w, float* const* acc, int column) {
   Vec a[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) a[r][v] = load(acc[r] + v * kLanes);
+  const float* xr[R];
+  for (int r = 0; r < R; ++r) {
+    xr[r] = x[r] + offset;
+    for (int v = 0; v < V; ++v) a[r][v] = load(acc[r] + column + v * kLanes);
+  }
   for (int i = 0; i < cin; ++i, w += V * kLanes) {
     Vec wv[V];
     for (int v = 0; v < V; ++v) wv[v] = load(w + v * kLanes);
     for (int r = 0; r < R; ++r) {
-      const Vec xv = splat(x[r][i]);
+      const Vec xv = splat(xr[r][i]);
       for (int v = 0; v < V; ++v) a[r][v] += xv * wv[v];
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(acc[r] + v * kLanes, a[r][v]);
+    for (int v = 0; v < V; ++v) store(acc[r] + column + v * kLanes, a[r][v]);
 }
 
-// acc[r][0 .. 8 V) += x[r] @ w for `count` rows, R at a time
+// The same for `count` rows, R at a time.
 template <int R, int V>
-inline void multiply_rows(const float* const* x, int count, int offset, int cin, const float* w, float* const* acc) {
-  const float* xs[R];
-  float* as[R];
+inline void multiply_rows(const float* const* x, int count, int offset, int cin, const float* w, float* const* acc,
+                          int column) {
   int i = 0;
-  for (; i + R <= count; i += R) {
-    for (int r = 0; r < R; ++r) {
-      xs[r] = x[i + r] + offset;
-      as[r] = acc[i + r];
-    }
-    multiply<R, V>(xs, cin, w, as);
-  }
-  const int rest = count - i;
-  for (int r = 0; r < rest; ++r) {
-    xs[r] = x[i + r] + offset;
-    as[r] = acc[i + r];
-  }
-  if constexpr (R > 1) {
-    switch (rest) {
-      case 1: multiply<1, V>(xs, cin, w, as); break;
-      case 2: multiply<2, V>(xs, cin, w, as); break;
-      case 3: multiply<3, V>(xs, cin, w, as); break;
-      case 4: if constexpr (R > 4) multiply<4, V>(xs, cin, w, as); break;
-      case 5: if constexpr (R > 5) multiply<5, V>(xs, cin, w, as); break;
-      case 6: if constexpr (R > 6) multiply<6, V>(xs, cin, w, as); break;
-      case 7: if constexpr (R > 7) multiply<7, V>(xs, cin, w, as); break;
-      default: break;
-    }
+  for (; i + R <= count; i += R) multiply<R, V>(x + i, offset, cin, w, acc + i, column);
+  switch (count - i) {
+    case 1: multiply<1, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 2: multiply<2, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 3: multiply<3, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 4: if constexpr (R > 4) multiply<4, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 5: if constexpr (R > 5) multiply<5, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 6: if constexpr (R > 6) multiply<6, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 7: if constexpr (R > 7) multiply<7, V>(x + i, offset, cin, w, acc + i, column); break;
+    default: break;
   }
 }
 
@@ -84,14 +74,13 @@ inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
   for (int first = 0; first < w.cin; first += kDepthBlock) {
     const int cin = std::min(kDepthBlock, w.cin - first);
     const float* panel = w.tap(tap);
-    float* acc[kMaxTile];
-    std::memcpy(acc, rows.acc, sizeof(float*) * rows.count);
+    int column = 0;
     for (int width : w.panels) {
       const float* slice = panel + static_cast<std::size_t>(first) * width;
-      if (width == 24) multiply_rows<4, 3>(rows.x, rows.count, first, cin, slice, acc);
-      else if (width == 16) multiply_rows<6, 2>(rows.x, rows.count, first, cin, slice, acc);
-      else multiply_rows<8, 1>(rows.x, rows.count, first, cin, slice, acc);
-      for (int r = 0; r < rows.count; ++r) acc[r] += width;
+      if (width == 24) multiply_rows<4, 3>(rows.x, rows.count, first, cin, slice, rows.acc, column);
+      else if (width == 16) multiply_rows<6, 2>(rows.x, rows.count, first, cin, slice, rows.acc, column);
+      else multiply_rows<8, 1>(rows.x, rows.count, first, cin, slice, rows.acc, column);
+      column += width;
       panel += static_cast<std::size_t>(w.cin) * width;
     }
   }
