@@ -1,7 +1,8 @@
 """The whole runtime on one frame, stage by stage, beside PyTorch + ocnn.
 
-Same frame, same weights, same threads, same process, taking turns; best of several. The frame is the
-reference case 000 with the reference weights where that data is present, else a simulated one of the same
+Same frame, same weights, same threads, taking turns in one run; best of several. Each side has a process of its
+own, as deployed: PyTorch brings an OpenMP whose idle threads spin, on cores that the other side would compute
+on. The frame is the reference case 000 with the reference weights where that data is present, else a simulated one of the same
 size with random weights. Memory is the peak resident set of a process that does nothing else; the steady
 state is 200 frames of a moving simulated camera.
 """
@@ -179,6 +180,26 @@ class Peer:
         return parts
 
 
+class RuntimeProcess:
+    """The runtime in a process of its own; a call runs the reference frame and returns timings and CPU time."""
+
+    def __init__(self, quick: bool) -> None:
+        command = [sys.executable, __file__, "--child=serve", *(["--quick"] if quick else [])]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def __enter__(self) -> RuntimeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
 def runtime_parts(timings: dict[str, float]) -> dict[str, float]:
     """The runtime's timings by the same parts as the peer's."""
     grouped = {"points": "input", "adjacency": "input", "octree_build": "input", "voxel_features": "input"}
@@ -192,20 +213,19 @@ def runtime_parts(timings: dict[str, float]) -> dict[str, float]:
 def measure(quick: bool) -> Iterator[Figure]:
     frame = reference_frame(quick)
     model = network(quick)
-    pipeline = Pipeline(make_bundle(model, quick), threads=THREADS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, RuntimeProcess(quick) as runtime:
         peer = Peer(model, Path(folder))
         best: dict[str, float] = {}
         best_peer: dict[str, float] = {}
         octree, octree_peer, total, total_peer, cpu = [], [], [], [], []
         for _ in range(2 if quick else 5):
             for _ in range(2):
-                before = time.process_time()
-                parts = runtime_parts(pipeline(frame).timings)
+                answer = runtime()
+                parts = runtime_parts(answer["timings"])
                 _keep_best(best, parts)
                 total.append(sum(parts.values()))
                 octree.append(_without_image(parts))
-                cpu.append((time.process_time() - before) * 1e3)
+                cpu.append(answer["cpu_ms"])
             parts = peer(frame)
             _keep_best(best_peer, parts)
             total_peer.append(sum(parts.values()))
@@ -295,6 +315,17 @@ def _child(kind: str, quick: bool) -> dict[str, Any]:
     return json.loads(output.splitlines()[-1])
 
 
+def _serve(quick: bool) -> dict[str, Any]:
+    """The other end of `RuntimeProcess`."""
+    pipeline, frame = Pipeline(load_bundle(bundle_path(quick)), threads=THREADS), reference_frame(quick)
+    for _ in sys.stdin:
+        before = time.process_time()
+        timings = pipeline(frame).timings
+        answer = {"timings": timings, "cpu_ms": 1e3 * (time.process_time() - before)}
+        print(json.dumps(answer), flush=True)
+    return {}
+
+
 def _memory_runtime(quick: bool) -> dict[str, Any]:
     with _peak() as result:
         Pipeline(load_bundle(bundle_path(quick)), threads=THREADS)(reference_frame(quick))
@@ -351,7 +382,12 @@ def _resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-CHILDREN = {"memory-runtime": _memory_runtime, "memory-peer": _memory_peer, "steady": _steady}
+CHILDREN = {
+    "serve": _serve,
+    "memory-runtime": _memory_runtime,
+    "memory-peer": _memory_peer,
+    "steady": _steady,
+}
 
 
 def figures(quick: bool) -> list[Figure]:
