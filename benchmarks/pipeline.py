@@ -3,8 +3,8 @@
 Same frame, same weights, same threads, taking turns in one run; best of several. Each side has a process of its
 own, as deployed: PyTorch brings an OpenMP whose idle threads spin, on cores that the other side would compute
 on. The frame is the reference case 000 with the reference weights where that data is present, else a simulated
-one of the same size with random weights. Memory is the peak resident set of a process that does nothing else; the steady
-state is 200 frames of a moving simulated camera.
+one of the same size with random weights. Memory is the peak resident set of a process that does nothing else;
+the steady state is 200 frames of a moving simulated camera.
 """
 
 from __future__ import annotations
