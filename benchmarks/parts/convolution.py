@@ -17,6 +17,7 @@ import ocnn
 import onnx
 import onnxruntime
 import torch
+from harness import figure
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -165,10 +166,10 @@ def _layer_figures(
         for name, call in (("ours", ours), *peers.items()):
             time.sleep(0.02)  # until the threads of the one before have stopped spinning
             best[name] = min(best[name], *(_milliseconds(call) for _ in range(3)))
-    rows = [_figure(f"{label}: time", best["ours"], "ms", "lower", None, OCNN, best[OCNN])]
+    rows = [figure(f"{label}: time", best["ours"], "ms", "lower", None, OCNN, best[OCNN])]
     for name, asked in ((OCNN, ASKED_SPEEDUP), (GATHER, None)):
         speed_up = best[name] / best["ours"]
-        rows.append(_figure(f"{label}: speed-up over {name}", speed_up, "x", "higher", asked, name, 1.0))
+        rows.append(figure(f"{label}: speed-up over {name}", speed_up, "x", "higher", asked, name, 1.0))
     return rows
 
 
@@ -176,17 +177,3 @@ def _milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - start)
-
-
-def _figure(
-    name: str, value: float, unit: str, better: str, asked: float | None, peer: str, peer_value: float
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "better": better,
-        "asked": asked,
-        "peer": peer,
-        "peer_value": peer_value,
-    }

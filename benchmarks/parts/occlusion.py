@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from harness import figure
 from numpy.typing import NDArray
 
 from zerograsp_edge.kernels.occlusion import occlusion_field
@@ -164,9 +165,9 @@ def figures(quick: bool) -> list[dict[str, Any]]:
             mine, peer = statistics.median(ours), statistics.median(theirs)
             label = f"occlusion field, {scene.name}, {len(scene.centres)} nodes, {threads} threads"
             rows += [
-                _figure(f"{label}: time", mine, "ms", "lower", None, peer),
-                _figure(f"{label}: speed-up", peer / mine, "x", "higher", ASKED_SPEEDUP, 1.0),
-                _figure(f"{label}: differing flags", different / out.size, "share", "lower", 1 / 5000, None),
+                figure(f"{label}: time", mine, "ms", "lower", None, PEER, peer),
+                figure(f"{label}: speed-up", peer / mine, "x", "higher", ASKED_SPEEDUP, PEER, 1.0),
+                figure(f"{label}: differing flags", different / out.size, "share", "lower", 1 / 5000, PEER),
             ]
     return rows
 
@@ -179,17 +180,3 @@ def _milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - start)
-
-
-def _figure(
-    name: str, value: float, unit: str, better: str, asked: float | None, peer_value: float | None
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "better": better,
-        "asked": asked,
-        "peer": PEER,
-        "peer_value": peer_value,
-    }

@@ -102,8 +102,6 @@ def test_input_octree_is_exact(golden: Golden, golden_run: Any) -> None:
 
 
 def test_occlusion_flags(golden: Golden, golden_frame: Any, golden_run: Any, golden_flags: Any) -> None:
-    reason = "the native core is not built"
-    pytest.importorskip("zerograsp_edge.kernels.occlusion", reason=reason, exc_type=ImportError)
     from zerograsp_edge.export.network.occlusion import kernel_occlusion
 
     config = NetworkConfig.published()
