@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerograsp_edge.runtime.camera.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
+from zerograsp_edge.runtime.simulation.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 
 if TYPE_CHECKING:
     import trimesh

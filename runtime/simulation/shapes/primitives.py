@@ -1,87 +1,16 @@
-"""Analytic solids: where a ray meets them, how far a point is from them, and their mesh.
-
-All lengths are millimetres; every shape is centred in its own frame, with z as its axis.
-"""
+"""Solids with closed forms: box, rounded box, sphere, cylinder, capsule, torus."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zerograsp_edge.runtime.simulation.shapes.base import ON_EDGE, ON_SIDE, UPRIGHT, Shape
+
 if TYPE_CHECKING:
     import trimesh
-
-_UPRIGHT = np.eye(3)
-_ON_SIDE = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # the shape's z becomes x
-_ON_EDGE = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # the shape's y becomes -z
-
-
-class Shape(ABC):
-    """A solid in its own frame."""
-
-    @property
-    @abstractmethod
-    def half_extents(self) -> np.ndarray:
-        """(3,) half the edges of the bounding box."""
-
-    @abstractmethod
-    def distance(self, points: np.ndarray) -> np.ndarray:
-        """(n,) exact signed distance of (n, 3) points, positive outside."""
-
-    @abstractmethod
-    def mesh(self) -> trimesh.Trimesh:
-        """Closed mesh."""
-
-    @property
-    def bounding_radius(self) -> float:
-        return float(np.linalg.norm(self.half_extents))
-
-    def rests(self) -> tuple[np.ndarray, ...]:
-        """(3, 3) rotations, table <- shape, in which the shape lies stably."""
-        return (_UPRIGHT,)
-
-    def intersect(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """(n,) parameter t of the first point origin + t * direction in front of the origin, inf without one.
-
-        Here by sphere tracing between the ends of the bounding sphere: exact distances never step too far.
-            Shapes
-        with a closed form override it.
-
-        Args:
-            origins: (3,) or (n, 3), outside the shape.
-            directions: (n, 3), any length.
-        """
-        length = np.linalg.norm(directions, axis=1)
-        origins = np.broadcast_to(origins, directions.shape)
-        middle = -np.einsum("ni,ni->n", origins, directions) / length**2
-        closest = np.linalg.norm(origins + middle[:, None] * directions, axis=1)
-        reach = np.sqrt(np.maximum(self.bounding_radius**2 - closest**2, 0)) / length
-        near, far = np.maximum(middle - reach, 0), middle + reach
-        result = np.full(len(directions), np.inf)
-        active = np.flatnonzero((closest < self.bounding_radius) & (far > 0))
-        t = near[active]
-        for _ in range(96):
-            if len(active) == 0:
-                break
-            gap = self.distance(origins[active] + t[:, None] * directions[active])
-            hit = gap < 0.01
-            result[active[hit]] = t[hit]
-            t = t + gap / length[active]
-            going = ~hit & (t < far[active])
-            active, t = active[going], t[going]
-        return result
-
-    def normals(self, points: np.ndarray) -> np.ndarray:
-        """(n, 3) outward unit normals at (n, 3) surface points: the gradient of the distance."""
-        points = np.asarray(points, np.float64)
-        step = 1e-3
-        gradient = np.stack(
-            [self.distance(points + e) - self.distance(points - e) for e in np.eye(3) * step], axis=1
-        )
-        return gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -99,7 +28,7 @@ class Box(Shape):
         return np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(axis=1), 0)
 
     def rests(self) -> tuple[np.ndarray, ...]:
-        return (_UPRIGHT, _ON_SIDE, _ON_EDGE)
+        return (UPRIGHT, ON_SIDE, ON_EDGE)
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Slab method."""
@@ -154,7 +83,7 @@ class Cylinder(Shape):
         return float(np.hypot(self.radius, self.half_height))
 
     def rests(self) -> tuple[np.ndarray, ...]:
-        return (_UPRIGHT, _ON_SIDE)
+        return (UPRIGHT, ON_SIDE)
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         radial = np.hypot(points[:, 0], points[:, 1]) - self.radius
@@ -194,7 +123,7 @@ class Capsule(Shape):
         return self.half_height + self.radius
 
     def rests(self) -> tuple[np.ndarray, ...]:
-        return (_ON_SIDE,)
+        return (ON_SIDE,)
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         axial = np.maximum(np.abs(points[:, 2]) - self.half_height, 0)
@@ -257,7 +186,7 @@ class RoundedBox(Shape):
         return np.array(self.half)
 
     def rests(self) -> tuple[np.ndarray, ...]:
-        return (_UPRIGHT, _ON_SIDE, _ON_EDGE)
+        return (UPRIGHT, ON_SIDE, ON_EDGE)
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         beyond = np.abs(points) - (self.half_extents - self.radius)

@@ -1,0 +1,1 @@
+"""Training of the network on synthetic scenes: scenes, targets, losses, the training loop."""
