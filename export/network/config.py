@@ -219,11 +219,12 @@ class NetworkConfig:
 
         The backbone is 222 of the published network's 239 GMAC. Here the colour of each point, which costs
         nothing, is its image feature. Half the cube at the same voxel size means one depth fewer and an
-        eighth of the dense nodes. The near margin shrinks with the cube: 160 of its 640 mm, where the
-        published network has 400 of 1280.
+        eighth of the dense nodes. The near margin shrinks with the cube to one node, 80 of its 640 mm: a
+        complete surface never lies nearer than its visible points, and behind them 480 mm or more are left,
+        the depth of a table scene seen at a low angle. (The published network has 400 of 1280.)
         """
         return cls(
-            min_lod=3, max_lod=8, grid_size=80.0, z_margin=2, channels=(128, 96, 64, 48, 32, 24),
+            min_lod=3, max_lod=8, grid_size=80.0, z_margin=1, channels=(128, 96, 64, 48, 32, 24),
             image_encoder="rgb", image_channels=3, prior_hidden=256, transformer_heads=2,
             head_channels_finest=128,
         )  # fmt: skip
