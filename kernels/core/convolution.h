@@ -20,6 +20,8 @@ class PackedWeight {
   PackedWeight() = default;
   // weight (taps, cin, cout) row-major; bias (cout) or null for zeros.
   PackedWeight(const float* weight, const float* bias, int taps, int cin, int cout);
+  // For the gradient of a convolution's input, from its weight (taps, cin, cout): tap k is the transposed tap taps - 1 - k.
+  static PackedWeight mirrored(const float* weight, int taps, int cin, int cout);
 
   int taps = 0, cin = 0, cout = 0;
   int cout_padded = 0;            // sum of the panel widths

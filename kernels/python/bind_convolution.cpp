@@ -73,6 +73,11 @@ void bind_convolution(nb::module_& m) {
              new (self) PackedWeight(pack(weight, data_or_null(bias)));
            },
            nb::arg("weight"), nb::arg("bias").none())
+      .def_static("mirrored",
+                  [](const Floats3& weight) {
+                    return PackedWeight::mirrored(weight.data(), static_cast<int>(weight.shape(0)),
+                                                  static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2)));
+                  })
       .def_ro("taps", &PackedWeight::taps)
       .def_ro("cin", &PackedWeight::cin)
       .def_ro("cout", &PackedWeight::cout);
