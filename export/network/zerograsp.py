@@ -61,8 +61,8 @@ class TrainingPrediction(DecoderOutput):
     """(S, signal_channels)."""
     prior: tuple[Tensor, Tensor]
     """Mean and log-variance (B, latent)."""
-    posterior: tuple[Tensor, Tensor]
-    """Mean and log-variance (B, latent)."""
+    posterior: tuple[Tensor, Tensor] | None
+    """Mean and log-variance (B, latent); None where the network has no posterior branch."""
 
 
 class ZeroGrasp(nn.Module):
@@ -221,6 +221,7 @@ class ZeroGrasp(nn.Module):
         target: Octree,
         noise: Tensor | None = None,
         occlusion: Tensor | OcclusionFunction = kernel_occlusion,
+        from_prior: Tensor | None = None,
     ) -> TrainingPrediction:
         """Teacher-forced pass: the latent vector from the posterior, the decoder along the target octree.
 
@@ -229,11 +230,18 @@ class ZeroGrasp(nn.Module):
         Args:
             target: of all objects in the order of the frames, see `build_target_octree`.
             noise: (B, latent) standard normal; without it the posterior's mean.
+            from_prior: (B,) bool, objects that are decoded from the prior's mean, as at inference. With all of them, a
+                network without posterior branch can be trained, or teach.
         """
         encoding = self.encode(frames, occlusion)
         check_target(self.config, target, encoding.octree.batch_size)
-        posterior = self.encode_target(target, encoding.pooled)
-        tokens = self.fuse(encoding, sample_latent(*posterior, noise))
+        latent, posterior = encoding.mean, None
+        if self.config.posterior or from_prior is None or not from_prior.all():
+            posterior = self.encode_target(target, encoding.pooled)
+            latent = sample_latent(*posterior, noise)
+            if from_prior is not None:
+                latent = torch.where(from_prior[:, None], encoding.mean, latent)
+        tokens = self.fuse(encoding, latent)
         decoder = (self.upsample, self.decoder_blks, self.predict)
         out = run_decoder(self.config, decoder, tokens, encoding.features, encoding.octree, target=target)
         return TrainingPrediction(
