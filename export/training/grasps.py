@@ -36,9 +36,11 @@ from zerograsp_edge.runtime.simulation.gripper import MAX_DEPTH_MM, MAX_OPENING_
 from zerograsp_edge.runtime.simulation.world import World
 
 _SEEDS, _PAIRS, _TURNS = 900, 900, 10
-_TIP_BEYOND_MM = (12.0, 6.0, 2.0)  # how far the finger tips reach beyond the contacts, best first
+_TIP_BEYOND_MM = (12.0, 6.0, 2.5, 1.0)  # how far the finger tips reach beyond the contacts, best first
 _OFF_CENTRE_MM = 3.0  # between the origin and the middle of the contacts, along the closing direction
 _NEAR_MM = 5.0  # a surface point takes over the grasps that sit so near
+_CHOICES = 16  # of the nearest ones
+_ANCHORS = 5000  # surface points that choose; the others follow the nearest of them
 _GRAVITY = 9.81
 _GRIP_FORCE_N = 25.0
 # The closing direction's sign is free; labels choose the half space of this, so that neighbours agree.
@@ -109,11 +111,20 @@ def _label_object(
     where, outward = torch.from_numpy(points.astype(np.float32)), torch.from_numpy(normals.astype(np.float32))
     candidates = find_grasps(surroundings, where, outward, weight, up, rng)
     if len(candidates.poses):
-        rows, poses, quality, graspness = _hand_over(candidates, where, outward)
-        free = surroundings.free(poses)
-        rows, poses = rows[free], poses[free]
-        labels[rows, GRASPNESS] = graspness[free]
-        labels[rows, QUALITY] = quality[free]
+        anchors = torch.from_numpy(rng.permutation(len(points))[:_ANCHORS])
+        chosen = _choose(candidates, where[anchors], outward[anchors])
+        poses, _, fits = _move(candidates, chosen, where[anchors], outward[anchors])
+        usable = fits & (chosen >= 0)
+        usable[usable.clone()] = surroundings.free(poses[usable])
+        chosen[~usable] = -1
+        # Between the anchors, a millimetre or two away, the same grasp is moved; the clearance is made for that.
+        _, nearest = cKDTree(points[anchors.numpy()]).query(points)
+        chosen = chosen[torch.from_numpy(nearest)]
+        poses, worth, fits = _move(candidates, chosen, where, outward)
+        rows = (fits & (chosen >= 0)).nonzero()[:, 0]
+        poses = poses[rows]
+        labels[rows, GRASPNESS] = worth[rows]
+        labels[rows, QUALITY] = candidates.quality[chosen[rows]]
         labels[rows, CLOSING] = poses.closing
         labels[rows, APPROACH] = -poses.approach
         labels[rows, DEPTH] = poses.depth / MAX_DEPTH_MM
@@ -251,53 +262,48 @@ def _steadiness(
     return balance * area * inside
 
 
-def _hand_over(
-    candidates: Candidates, points: torch.Tensor, normals: torch.Tensor
-) -> tuple[torch.Tensor, Poses, torch.Tensor, torch.Tensor]:
-    """To every surface point the best grasp that sits near it, moved there.
+def _choose(candidates: Candidates, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
+    """(n,) index of the best candidate that sits near each of (n, 3) points and can be moved there, -1 without one."""
+    tree = cKDTree(candidates.poses.origin.numpy())
+    count = min(_CHOICES, len(candidates.poses))
+    distance, found = tree.query(points.numpy(), k=[*range(1, count + 1)], distance_upper_bound=_NEAR_MM)
+    near = torch.from_numpy(np.where(np.isfinite(distance), found, -1))
+    rows, _ = (near >= 0).nonzero(as_tuple=True)
+    poses, worth, fits = _move(candidates, near[near >= 0], points[rows], normals[rows])
+    # An approach that faces the surface is worth a little more: it is what the network can see.
+    facing = 0.9 + 0.1 * (-(poses.approach * normals[rows]).sum(dim=1)).clamp(0, 1)
+    preference = torch.full(near.shape, -1.0)
+    preference[near >= 0] = torch.where(fits, worth * facing, -1.0)
+    best = preference.argmax(dim=1)
+    chosen = near[torch.arange(len(near)), best]
+    return torch.where(preference[torch.arange(len(near)), best] >= 0, chosen, -1)
 
-    The finger tips stay where they were; the opening grows by what the point lies off the middle.
 
-    Returns:
-        Rows of the points that have one, and their poses, quality and graspness.
+def _move(
+    candidates: Candidates, chosen: torch.Tensor, points: torch.Tensor, normals: torch.Tensor
+) -> tuple[Poses, torch.Tensor, torch.Tensor]:
+    """The chosen candidates moved to (n, 3) points: poses, worth there, and whether the grasp is still one.
+
+    The finger tips stay at their height; the opening grows by what the point lies off the middle. Rows where `chosen`
+    is -1 are meaningless.
     """
     poses = candidates.poses
-    tree = cKDTree(poses.origin.numpy())
-    count = min(24, len(poses))
-    distance, near = tree.query(points.numpy(), k=[*range(1, count + 1)], distance_upper_bound=_NEAR_MM)
-    missing = torch.from_numpy(~np.isfinite(distance))
-    near = torch.from_numpy(np.where(np.isfinite(distance), near, 0))
-    offset = points[:, None] - poses.origin[near]
-    approach, closing = poses.approach[near], poses.closing[near]
-    forward, aside = (offset * approach).sum(2), (offset * closing).sum(2)
-    depth = poses.depth[near] - forward
-    width = _opening(candidates.upper[near] - aside, candidates.lower[near] - aside)
+    offset = points - poses.origin[chosen]
+    approach, closing = poses.approach[chosen], poses.closing[chosen]
+    sign = torch.where((closing @ _CLOSING_HALF_SPACE) < 0, -1.0, 1.0)
+    aside = (offset * closing).sum(dim=1)
+    upper, lower = candidates.upper[chosen] - aside, candidates.lower[chosen] - aside
+    depth = poses.depth[chosen] - (offset * approach).sum(dim=1)
+    width = _opening(upper, lower)
     fits = (
-        ~missing
-        & ((normals[:, None] * candidates.normals[near]).sum(2) > 0.6)
-        & (((candidates.upper[near] + candidates.lower[near]) / 2 - aside).abs() <= _OFF_CENTRE_MM)
+        ((normals * candidates.normals[chosen]).sum(dim=1) > 0.6)
+        & (((upper + lower) / 2).abs() <= _OFF_CENTRE_MM)
         & (depth >= 0)
         & (depth <= MAX_DEPTH_MM)
         & (width <= MAX_OPENING_MM)
     )
-    apart = torch.from_numpy(np.where(np.isfinite(distance), distance, 0)).float()
-    # An approach that faces the surface is worth a little more: it is what the network can see.
-    facing = 0.9 + 0.1 * (-(approach * normals[:, None]).sum(2)).clamp(0, 1)
-    worth = candidates.graspness[near] * (1 - 0.2 * (apart / _NEAR_MM) ** 2)
-    preference = torch.where(fits, worth * facing, -1)
-    best = preference.argmax(dim=1)
-    rows = (preference.amax(dim=1) >= 0).nonzero()[:, 0]
-    best = best[rows]
-    chosen = near[rows, best]
-    sign = torch.where((poses.closing[chosen] @ _CLOSING_HALF_SPACE) < 0, -1.0, 1.0)
-    moved = Poses(
-        points[rows],
-        poses.approach[chosen],
-        poses.closing[chosen] * sign[:, None],
-        depth[rows, best],
-        width[rows, best],
-    )
-    return rows, moved, candidates.quality[chosen], worth[rows, best]
+    worth = candidates.graspness[chosen] * (1 - 0.2 * (offset.norm(dim=1) / _NEAR_MM).square().clamp_max(4))
+    return Poses(points, approach, closing * sign[:, None], depth, width), worth, fits
 
 
 def _fields(item: Poses | PadContact) -> list[torch.Tensor]:
