@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerograsp_edge.runtime.extras import require
+from zerograsp_edge.runtime.simulation.solids import solid_of
 
 if TYPE_CHECKING:
     import mujoco
@@ -106,8 +107,8 @@ def _add_support(spec: mujoco.MjSpec, name: str, box: SupportBox) -> None:
 def _add_object(spec: mujoco.MjSpec, item: WorldObject, free: bool) -> None:
     mujoco = load_mujoco()
     name = body_name(item.object_id)
-    solid = item.shape.mesh()
-    properties = solid.mass_properties  # of density 1 kg/mm^3; scaled below
+    solid = solid_of(item.shape)
+    properties = solid.mesh.mass_properties  # of density 1 kg/mm^3; scaled below
     inertia = np.asarray(properties["inertia"]) * item.density * MM**5
     body = spec.worldbody.add_body(
         name=name,
@@ -120,11 +121,11 @@ def _add_object(spec: mujoco.MjSpec, item: WorldObject, free: bool) -> None:
     )
     if free:
         body.add_freejoint(name=name)
-    for index, points in enumerate(item.shape.parts()):
+    for index, points in enumerate(solid.parts):
         part = f"{name}_part_{index}"
         spec.add_mesh(
             name=part,
-            uservert=(np.asarray(points, np.float64) * MM).ravel(),
+            uservert=(points * MM).ravel(),
             maxhullvert=_MOST_HULL_CORNERS,
         )
         body.add_geom(

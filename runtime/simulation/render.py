@@ -15,6 +15,7 @@ import numpy as np
 
 from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.simulation.physics import MM, load_mujoco, quaternion
+from zerograsp_edge.runtime.simulation.solids import solid_of
 from zerograsp_edge.runtime.simulation.textures import PATTERNS, cube_map, square
 from zerograsp_edge.runtime.simulation.world import World
 
@@ -218,7 +219,7 @@ def _model(world: World, rng: np.random.Generator, width: int, height: int) -> m
         texture = cube_map(item.pattern, np.asarray(item.colour), rng)
         gloss = rng.uniform(0, 0.9) ** 2
         _material(spec, name, texture, mujoco.mjtTexture.mjTEXTURE_CUBE, gloss)
-        mesh = item.shape.mesh()
+        mesh = solid_of(item.shape).mesh
         spec.add_mesh(
             name=name,
             uservert=(np.asarray(mesh.vertices, np.float64) * MM).ravel(),

@@ -17,6 +17,7 @@ from zerograsp_edge.runtime.simulation.physics import (
     quaternion,
     world_spec,
 )
+from zerograsp_edge.runtime.simulation.solids import solid_of
 from zerograsp_edge.runtime.simulation.supports import inner_half, make_support
 from zerograsp_edge.runtime.simulation.world import SupportBox, World, WorldObject
 
@@ -99,7 +100,7 @@ def surface_points(item: WorldObject, count: int, seed: int = 0) -> np.ndarray:
     """(count, 3) points spread at random over an object's mesh, world frame, mm."""
     import trimesh
 
-    points, _ = trimesh.sample.sample_surface(item.shape.mesh(), count, seed=seed)
+    points, _ = trimesh.sample.sample_surface(solid_of(item.shape).mesh, count, seed=seed)
     return np.asarray(points) @ item.pose[:3, :3].T + item.pose[:3, 3]
 
 
