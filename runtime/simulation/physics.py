@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerograsp_edge.runtime.extras import require
+from zerograsp_edge.runtime.simulation.solids import solid_of
 
 if TYPE_CHECKING:
     import mujoco
@@ -25,8 +26,8 @@ CONTACT_SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
 # Of soft surfaces of household objects: torsional in metres, rolling in metres (unused with condim 4).
 TORSIONAL_FRICTION, ROLLING_FRICTION = 0.005, 0.0001
 SUPPORT_FRICTION = 0.8
-# More corners make a hull no truer than the parts are, and contacts slower.
-_MOST_HULL_CORNERS = 64
+# A sphere of 25 mm is then 0.2 mm too small at most.
+_MOST_HULL_CORNERS = 512
 
 
 def load_mujoco() -> ModuleType:
@@ -106,8 +107,8 @@ def _add_support(spec: mujoco.MjSpec, name: str, box: SupportBox) -> None:
 def _add_object(spec: mujoco.MjSpec, item: WorldObject, free: bool) -> None:
     mujoco = load_mujoco()
     name = body_name(item.object_id)
-    solid = item.shape.mesh()
-    properties = solid.mass_properties  # of density 1 kg/mm^3; scaled below
+    solid = solid_of(item.shape)
+    properties = solid.mesh.mass_properties  # of density 1 kg/mm^3; scaled below
     inertia = np.asarray(properties["inertia"]) * item.density * MM**5
     body = spec.worldbody.add_body(
         name=name,
@@ -120,11 +121,11 @@ def _add_object(spec: mujoco.MjSpec, item: WorldObject, free: bool) -> None:
     )
     if free:
         body.add_freejoint(name=name)
-    for index, points in enumerate(item.shape.parts()):
+    for index, points in enumerate(solid.parts):
         part = f"{name}_part_{index}"
         spec.add_mesh(
             name=part,
-            uservert=(np.asarray(points, np.float64) * MM).ravel(),
+            uservert=(points * MM).ravel(),
             maxhullvert=_MOST_HULL_CORNERS,
         )
         body.add_geom(
