@@ -18,6 +18,7 @@ COMMANDS = {
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "export": ("zerograsp_edge.export.command", "Export"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
+    "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
     "doctor": ("zerograsp_edge.runtime.commands.doctor", "Doctor"),
 }
