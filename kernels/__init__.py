@@ -35,6 +35,7 @@ _MODULE_OF = {
     "occlusion_field": "occlusion",
     "octree_conv": "convolution",
     "octree_downsample": "convolution",
+    "octree_linear": "convolution",
     "octree_mlp": "convolution",
     "octree_residual": "convolution",
     "octree_upsample": "convolution",

@@ -23,6 +23,7 @@ __all__ = [
     "grid_conv",
     "octree_conv",
     "octree_downsample",
+    "octree_linear",
     "octree_mlp",
     "octree_residual",
     "octree_upsample",
@@ -288,6 +289,38 @@ def octree_residual(
     y = _output(out, (len(x), weights.cout), x=x)
     scratch = (workspace or Workspace()).convolution
     core.octree_residual(x, neighbours, weights._packed, y, scratch, threads)
+    return y
+
+
+def octree_linear(
+    x: Floats,  # (N, cin)
+    weight: PackedWeight,
+    activation: str = "none",
+    *,
+    out: Floats | None = None,
+    threads: int = 0,
+) -> Floats:
+    """activation(x W + bias) on every row.
+
+    Args:
+        x: (N, cin) float32.
+        weight: packed (1, cin, cout).
+        activation: none, gelu (exact), elu (alpha 1) or relu.
+        out: (capacity, cout) float32 buffer with capacity >= N that shares no memory with x.
+        threads: 0 takes all of OpenMP's. The result does not depend on it.
+
+    Returns:
+        (N, cout) float32.
+
+    Raises:
+        CapacityError: `out` is too small.
+        TypeError, ValueError: an argument has the wrong type, dtype or shape.
+    """
+    _check_packed("weight", weight, taps=1)
+    check_array("x", x, np.float32, ("N", weight.cin))
+    check_threads(threads)
+    y = _output(out, (len(x), weight.cout), x=x)
+    core.octree_linear(x, weight._packed, activation_code(activation), y, threads)
     return y
 
 

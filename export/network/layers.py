@@ -90,7 +90,7 @@ class Conv1x1BnGelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if octree_ops.native(x, self.training):
-            return octree_ops.normalise(self.bn, self.conv(x), "gelu")
+            return octree_ops.normalise(self.bn, octree_ops.linear(x, self.conv.linear), "gelu")
         return F.gelu(self.bn(self.conv(x)))
 
 
@@ -116,8 +116,10 @@ class ResidualBlock(nn.Module):
         inner = self.conv3x3(self.conv1x1a(x), octree, depth)
         shortcut = x
         if self.conv1x1c is not None:
-            shortcut = octree_ops.normalise(self.conv1x1c.bn, self.conv1x1c.conv(x), "none")
-        return octree_ops.normalise(self.conv1x1b.bn, self.conv1x1b.conv(inner), "elu", shortcut)
+            projected = octree_ops.linear(x, self.conv1x1c.conv.linear)
+            shortcut = octree_ops.normalise(self.conv1x1c.bn, projected, "none")
+        expanded = octree_ops.linear(inner, self.conv1x1b.conv.linear)
+        return octree_ops.normalise(self.conv1x1b.bn, expanded, "elu", shortcut)
 
 
 class ResidualStage(nn.Module):

@@ -202,6 +202,50 @@ def convolution(x: Tensor, weight: Tensor, octree: Octree, depth: int) -> Tensor
     return _Convolution.apply(x, weight, neighbour_table(octree, depth))
 
 
+class _Linear(torch.autograd.Function):
+    """x W^T + bias for a weight (out, in) as nn.Linear has it, or x W + bias for (in, out)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        from zerograsp_edge.kernels.convolution import octree_linear
+
+        ctx.save_for_backward(x, weight)
+        ctx.transposed = transposed
+        packed = _pack_linear(weight, bias, transposed)
+        return torch.from_numpy(octree_linear(_numpy(x), packed, threads=torch.get_num_threads()))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        from zerograsp_edge.kernels.convolution import octree_linear
+        from zerograsp_edge.kernels.training import conv_weight_gradient
+
+        x, weight = ctx.saved_tensors
+        dy, threads = _numpy(grads[0]), torch.get_num_threads()
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            packed = _pack_linear(weight, None, not ctx.transposed)
+            dx = torch.from_numpy(octree_linear(dy, packed, threads=threads))
+        if ctx.needs_input_grad[1]:
+            pair = (dy, _numpy(x)) if ctx.transposed else (_numpy(x), dy)
+            gradient = conv_weight_gradient(pair[0], None, pair[1], workspace=_workspace(), threads=threads)
+            dw = torch.from_numpy(gradient[0])
+        if ctx.needs_input_grad[2]:
+            db = grads[0].sum(0)
+        return dx, dw, db, None
+
+
+def _pack_linear(weight: Tensor, bias: Tensor | None, transposed: bool) -> Any:
+    from zerograsp_edge.kernels.convolution import PackedWeight
+
+    matrix = weight.detach().t() if transposed else weight
+    return PackedWeight(_numpy(matrix)[None], None if bias is None else _numpy(bias))
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """What the layer computes: x (N, in) -> (N, out)."""
+    return _Linear.apply(x, layer.weight, layer.bias, True)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, base: Tensor | None) -> Tensor:
@@ -237,14 +281,14 @@ def gather(x: Tensor, index: Tensor, inverse: Tensor, base: Tensor | None = None
 
 def downsample(x: Tensor, weight: Tensor, octree: Octree, depth: int) -> Tensor:
     """8 siblings to their parent, zeros for a node without children: (N_d, cin), (8, cin, cout) -> (N_{d-1}, cout)."""
-    siblings = x.view(-1, 8 * x.shape[1]) @ weight.flatten(0, 1)
+    siblings = _Linear.apply(x.view(-1, 8 * x.shape[1]), weight.flatten(0, 1), None, False)
     return gather(siblings, octree.children[depth - 1], split_rows(octree, depth - 1))
 
 
 def upsample(x: Tensor, weight: Tensor, octree: Octree, depth: int) -> Tensor:
     """Every split node to its 8 children: (N_d, cin), (8, cout, cin) -> (N_{d+1}, cout)."""
     parents = gather(x, split_rows(octree, depth), octree.children[depth])
-    return (parents @ weight.flatten(0, 1).t()).view(-1, weight.shape[1])
+    return _Linear.apply(parents, weight.flatten(0, 1), None, True).view(-1, weight.shape[1])
 
 
 def add_aligned(x: Tensor | None, skip: Tensor, source_keys: Tensor, target_keys: Tensor) -> Tensor:

@@ -72,6 +72,9 @@ void octree_upsample(const float* x, const std::int32_t* rows, std::int64_t s, c
 void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_t n, const ResidualWeights& w, float* y,
                      Workspace& workspace, const Parallel& parallel);
 
+// y (n, cout) = act(x W + bias)
+void octree_linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel);
+
 // y (n, out) = GELU(x W1 + b1) W2 + b2
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
                 const Parallel& parallel);

@@ -110,6 +110,10 @@ void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_
   kernels().residual(x, neighbours, n, w, y, workspace, parallel);
 }
 
+void octree_linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel) {
+  kernels().linear(x, n, w, act, y, parallel);
+}
+
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
                 const Parallel& parallel) {
   kernels().mlp(x, n, w1, w2, y, parallel);

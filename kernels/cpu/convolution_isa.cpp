@@ -222,6 +222,16 @@ void residual(const float* x, const std::int32_t* neighbours, std::int64_t n, co
   });
 }
 
+void linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel) {
+  for_tiles(n, tile_rows(w.cout_padded), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float acc[kTileFloats];
+    fill_bias(acc, rows, w);
+    dense_tile(x + first * w.cin, w.cin, rows, w, 0, acc);
+    activate_buffer(acc, rows * w.cout_padded, act);
+    copy_out(y + first * w.cout, acc, rows, w);
+  });
+}
+
 void mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
          const Parallel& parallel) {
   for_tiles(n, tile_rows(std::max(w1.cout_padded, w2.cout_padded)), parallel, [&](std::int64_t first, int rows) {
@@ -272,7 +282,7 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
 #define ZG_STRING(a) ZG_STRING_(a)
 
 const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
-  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &mlp, &grid};
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid};
   return kernels;
 }
 
