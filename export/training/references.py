@@ -20,7 +20,7 @@ from zerograsp_edge.runtime.frame import MIN_DEPTH_MM
 NORMAL_NEIGHBOURS = 40
 OUTLIER_NEIGHBOURS = 12
 # A point is an outlier when its neighbours are farther away than the mean by this many standard deviations.
-OUTLIER_DEVIATIONS = 2.0
+OUTLIER_DEVIATIONS = 3.0
 # Points that a jump in depth separates from the rest belong to the object only in some number: a leaking mask collects
 # small patches of what lies behind.
 CLUSTER_GAP_MM = 15.0
@@ -107,8 +107,8 @@ def mirror_completion(visible: Surface, seen: Observation) -> Surface:
     axis = _horizontal_view(visible.points, seen)
     along = visible.points @ axis
     # Percentiles: the ends of noisy points are noise.
-    near, far = np.percentile(along, (2, 98))
-    across = np.percentile(visible.points @ np.cross(seen.up, axis), (2, 98))
+    near, far = np.percentile(along, (1, 99))
+    across = np.percentile(visible.points @ np.cross(seen.up, axis), (1, 99))
     deepest = max(float(np.ptp(across)), far - near)
     probe = visible.subset(1500, np.random.default_rng(0))
     for depth in np.linspace(deepest, far - near, 12):
