@@ -47,7 +47,7 @@ def penetration_volume(surfaces: Sequence[Surface], voxel_size: float = VOXEL_MM
 
 
 def is_inside(points: np.ndarray, surface: Surface) -> np.ndarray:
-    """(n,) bool: (n, 3) points lie behind the surface points nearest to them, by majority, nearer ones counting more."""
+    """(n,) bool: (n, 3) points lie behind most of the surface points nearest to them, nearer ones counting more."""
     if len(points) == 0 or len(surface) == 0:
         return np.zeros(len(points), bool)
     assert surface.normals is not None

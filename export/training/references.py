@@ -1,9 +1,9 @@
 """What can be had without a network: three reconstructions of an object from the same noisy frame.
 
-Visible points alone, their convex hull, and their mirror image about the object's vertical plane (Bohg et al., "Mind the
-gap: robotic grasping under incomplete observation", ICRA 2011, reduced to the plane across the viewing direction). They
-get the depth and the mask the network gets, and the direction of gravity, which it does not get. All surfaces are in
-the camera's optical frame, mm.
+Visible points alone, their convex hull, and their mirror image about the object's vertical plane (Bohg et al., "Mind
+the gap: robotic grasping under incomplete observation", ICRA 2011, reduced to the plane across the viewing direction).
+They get the depth and the mask the network gets, and the direction of gravity, which it does not get. All surfaces are
+in the camera's optical frame, mm.
 """
 
 from __future__ import annotations

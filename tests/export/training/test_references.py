@@ -158,7 +158,7 @@ def test_hull_of_a_sphere(pose: np.ndarray) -> None:
     assert distance.max() < 0.5
     radial = hull.points / np.linalg.norm(hull.points, axis=1, keepdims=True)
     forward = pose[:3, 2]
-    cap = radial @ forward < -0.3
+    cap = (distance > -1) & (radial @ forward < -0.3)
     assert np.einsum("ni,ni->n", hull.normals, radial)[cap].mean() > 0.98
     # The flat side looks away from the camera.
     flat = distance < -8
