@@ -17,20 +17,20 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import argparse  # noqa: E402
-import multiprocessing  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from concurrent.futures import ProcessPoolExecutor  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
-from harness import CACHE, report  # noqa: E402
-from parts import grasp_success, reconstruction_table  # noqa: E402
-from parts.grasp_success import Trial  # noqa: E402
-from parts.reconstruction import OURS, Predictor, SceneScore, run_pipeline, score_scene  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
+from harness import CACHE, report
+from parts import grasp_success, reconstruction_table
+from parts.grasp_success import Trial
+from parts.reconstruction import OURS, Predictor, SceneScore, run_pipeline, score_scene
+from rich.console import Console
+from rich.progress import track
 
-from zerograsp_edge.export.training.sample import SceneSample  # noqa: E402
+from zerograsp_edge.export.training.sample import SceneSample
 
 SPLITS = ("test_trained", "test_unseen")
 SCENES = {False: 100, True: 6}  # per split, by --quick
@@ -94,7 +94,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _named_path(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path) or name == OURS:
-        raise argparse.ArgumentTypeError(f"expected NAME=BUNDLE with a name other than '{OURS}', got '{text}'")
+        raise argparse.ArgumentTypeError(
+            f"expected NAME=BUNDLE with a name other than '{OURS}', got '{text}'"
+        )
     return name, Path(path)
 
 
@@ -154,7 +156,7 @@ def _score(scene: tuple[str, Path, bool]) -> tuple[SceneScore, list[Trial]]:
     split, path, grasps = scene
     sample = SceneSample.load(path)
     score = score_scene(sample, split, _networks)
-    trials = grasp_success.run(sample, split, score.grasps) if grasps else []
+    trials = grasp_success.run(sample, split, score.grasps, score.asked) if grasps else []
     return score, trials
 
 

@@ -1,6 +1,6 @@
 """docs/reconstruction.png: held-out scenes as measured, reconstructed, and as they are, seen from the side.
 
-    python benchmarks/figures/reconstruction.py --bundle edge.zgb scenes/test_unseen-000003.npz ...
+python benchmarks/figures/reconstruction.py --bundle edge.zgb scenes/test_unseen-000003.npz ...
 """
 
 from __future__ import annotations
@@ -101,11 +101,12 @@ def draw_scene(sample: SceneSample, predict: Predictor) -> list[tuple[np.ndarray
     scale = 0.86 * min(PANEL / np.maximum(high - low, 1)[:2])
     centre = view.T @ ((low + high) / 2)
     records = score_scene(sample, "test_trained", {OURS: lambda *_: prediction}).records
-    ours, bare = (
-        summarise(r.metrics for r in records if r.method == method) for method in (OURS, VISIBLE)
-    )
+    ours, bare = (summarise(r.metrics for r in records if r.method == method) for method in (OURS, VISIBLE))
     return [
-        (cv2.resize(draw_masks(frame_of(view_of_scene)), PANEL), f"{sample.support_kind}, {len(asked)} objects"),
+        (
+            cv2.resize(draw_masks(frame_of(view_of_scene)), PANEL),
+            f"{sample.support_kind}, {len(asked)} objects",
+        ),
         (draw_surfaces(visible, centre, view, light, scale), _caption(bare["chamfer"], bare["f1_10"])),
         (
             draw_surfaces(prediction.surfaces, centre, view, light, scale),
@@ -121,20 +122,25 @@ def _caption(chamfer: float, f1: float) -> str:
 
 def draw(samples: list[SceneSample], predict: Predictor, out: Path) -> None:
     """One row per scene."""
-    headings = ("colour and noisy masks", "what was measured, from the side", "reconstructed", "true surfaces")
+    headings = (
+        "colour and noisy masks",
+        "what was measured, from the side",
+        "reconstructed",
+        "true surfaces",
+    )
     plt.rcParams.update({"font.family": "DejaVu Sans"})
     rows = len(samples)
     figure, axes = plt.subplots(
         rows, 4, figsize=(15.2, 3.2 * rows + 0.3), dpi=80, facecolor="white", squeeze=False
     )
-    for row, sample in zip(axes, samples, strict=True):
+    for index, (row, sample) in enumerate(zip(axes, samples, strict=True)):
         for axis, heading, (picture, note) in zip(row, headings, draw_scene(sample, predict), strict=True):
             axis.imshow(picture, interpolation="antialiased")
             axis.set_xticks([])
             axis.set_yticks([])
             for spine in axis.spines.values():
                 spine.set_color("#d0d0d8")
-            if row is axes[0]:
+            if index == 0:
                 axis.set_title(heading, loc="left", fontsize=13, fontweight="bold", color="#22222a", pad=7)
             axis.set_xlabel(note, loc="left", fontsize=11, color="#55555f", labelpad=5)
     figure.tight_layout(pad=0.6)

@@ -52,7 +52,8 @@ class SceneScore:
     """A scene's results.
 
     Attributes:
-        records: one per method and object that was asked.
+        asked: mask values of the objects that every method was asked for.
+        records: one per method and asked object.
         penetration: cm^3 claimed by two objects, by method that gives closed surfaces; `truth` is what the
             measurement itself makes of objects that touch.
         not_asked: why objects were asked of no method, by mask value.
@@ -60,6 +61,7 @@ class SceneScore:
         grasps: of ours, by mask value of the asked objects, camera frame, m.
     """
 
+    asked: list[int]
     records: list[Record]
     penetration: dict[str, float]
     not_asked: dict[int, str]
@@ -109,7 +111,9 @@ def true_surfaces(sample: SceneSample, view: View) -> dict[int, Surface]:
 
 def asked_objects(sample: SceneSample, view: View) -> tuple[list[int], dict[int, str]]:
     """Mask values of the objects every method is asked for; why the others are not."""
-    pixels = np.bincount(view.mask.ravel(), minlength=1 + max((o.object_id for o in sample.objects), default=0))
+    pixels = np.bincount(
+        view.mask.ravel(), minlength=1 + max((o.object_id for o in sample.objects), default=0)
+    )
     asked, others = [], {}
     for item, fraction in zip(sample.objects, view.visible_fraction, strict=True):
         if fraction < MIN_VISIBLE_FRACTION:
@@ -126,7 +130,7 @@ def score_scene(sample: SceneSample, split: str, networks: Mapping[str, Predicto
     view = sample.views[0]
     asked, not_asked = asked_objects(sample, view)
     if not asked:
-        return SceneScore([], {}, not_asked, [], {})
+        return SceneScore([], [], {}, not_asked, [], {})
     truth = true_surfaces(sample, view)
     predictions = {name: predict(view, asked) for name, predict in networks.items()} | references(view, asked)
     empty = Surface(np.empty((0, 3)), np.empty((0, 3)))
@@ -143,6 +147,7 @@ def score_scene(sample: SceneSample, split: str, networks: Mapping[str, Predicto
     # Visible points and their mirror image are open: they have no inside.
     closed = {name: predictions[name] for name in [*networks, HULL]} | {TRUTH: Prediction(truth)}
     return SceneScore(
+        asked,
         records,
         {
             name: penetration_volume([p.surfaces[i] for i in asked if i in p.surfaces])

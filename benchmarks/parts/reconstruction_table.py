@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from harness import Figure, figure
-
 from parts.reconstruction import HULL, OURS, REFERENCES, TRUTH, SceneScore
+
 from zerograsp_edge.export.training.metrics import LEVELS, MEASURES, Record, Summary, summarise_by
 
 ALL = "all"
@@ -62,7 +62,13 @@ def figures(scores: Sequence[SceneScore]) -> Iterator[Figure]:
                 worse += ours[measure] >= value if better == "lower" else ours[measure] <= value
                 asked = ASKED[split].get(measure) if level == ALL else None
                 yield figure(
-                    f"{name}, {level} ({ours.count}): {heading}", ours[measure], unit, better, asked, peer, value
+                    f"{name}, {level} ({ours.count}): {heading}",
+                    ours[measure],
+                    unit,
+                    better,
+                    asked,
+                    peer,
+                    value,
                 )
         yield figure(f"{name}: columns in which a reference is as good or better", worse, "", asked=0)
         ours = summaries[split, ALL, OURS]
@@ -89,7 +95,9 @@ def markdown(records: Sequence[Record]) -> str:
     for split in dict.fromkeys(r.split for r in records):
         lines += [
             f"### {SPLITS[split]}\n",
-            "| visible | objects | method | " + " | ".join(f"{h}, {u}" for _, h, u, _ in COLUMNS) + " | missed |",
+            "| visible | objects | method | "
+            + " | ".join(f"{h}, {u}" for _, h, u, _ in COLUMNS)
+            + " | missed |",
             "|---|---|---|" + "---|" * (len(COLUMNS) + 1),
         ]
         methods = list(dict.fromkeys(r.method for r in records if r.split == split))
