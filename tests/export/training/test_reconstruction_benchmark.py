@@ -187,3 +187,69 @@ def test_records_are_written(sample: SceneSample, tmp_path: Path) -> None:
     assert len(rows) == 4 * 4
     assert {r["method"] for r in rows} == {OURS, "visible points", "convex hull", "mirror completion"}
     assert all(r["missed"] == ("1" if r["method"] == OURS else "0") for r in rows)
+
+
+def test_best_grasps_are_executed_in_the_scene_s_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco", reason="needs the extra `sim`")
+    from parts import grasp_success
+
+    from zerograsp_edge.runtime.result import Grasps
+    from zerograsp_edge.runtime.simulation.shapes import Box
+    from zerograsp_edge.runtime.simulation.world import SupportBox, World, WorldObject
+
+    box, pose = Box((20, 15, 30)), np.eye(4)
+    pose[:3, 3] = (40, -10, 30)
+    table = SupportBox(np.array([0.0, 0, -10]), np.array([400.0, 400, 10]), np.eye(3))
+    world = World("table", (table,), (WorldObject(1, "box", box, pose),), 0)
+    monkeypatch.setattr(grasp_success, "world_of", lambda *_: world)
+    # At the middle of the top, from above: the fingers close along y, 30 mm apart, and reach 10 mm down. The second
+    # point's label would pass beside the box: it has the higher graspness, but not the higher product with quality.
+    points = np.array([[0.0, 0, 30], [0, 15, 20]], np.float32)
+    normals = np.array([[0.0, 0, 1], [0, 1, 0]], np.float32)
+    labels = np.zeros((2, GRASP_CHANNELS), np.float32)
+    labels[0] = [0.8, 0.9, 0, 1, 0, 0, 0, 1, 0.25, 0.7]
+    labels[1] = [1.0, 0.1, 0, 0, 1, 0, 1, 0, 0.0, 0.2]
+    camera = SimulatedCamera(0, 1, 160, 120)
+    frame, truth = camera.render(0)
+    assert frame.mask is not None
+    view = View(
+        frame.rgb,
+        frame.depth,
+        frame.mask.astype(np.uint8),
+        frame.intrinsics,
+        truth.camera_pose,
+        np.ones(1, np.float32),
+    )
+    sample = SceneSample(0, "table", (ObjectSurface(1, "box", pose, points, normals, labels),), (view,))
+
+    def predicted(height_mm: float) -> Grasps:
+        """From above on the box's middle, as the camera sees it."""
+        world_from_grasp = np.eye(4)
+        world_from_grasp[:3, :3] = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]], float).T
+        world_from_grasp[:3, 3] = np.array([40, -10, height_mm]) / 1000
+        camera_from_world = np.linalg.inv(truth.camera_pose)
+        camera_from_world[:3, 3] /= 1000
+        one = Grasps(
+            np.array([0.7], np.float32),
+            np.array([0.07], np.float32),
+            np.array([0.01], np.float32),
+            world_from_grasp[None, :3, :3].astype(np.float32),
+            world_from_grasp[None, :3, 3].astype(np.float32),
+            np.array([1], np.int32),
+        )
+        worse = Grasps(np.array([0.1], np.float32), *(getattr(one, n) for n in list(vars(one))[1:]))
+        return Grasps.concatenate([worse.transformed(np.eye(4)), one.transformed(camera_from_world)])
+
+    outcomes = {
+        height: [t.outcome for t in grasp_success.run(sample, "test_trained", {1: predicted(height)}, [1])]
+        for height in (40, 110)
+    }
+    assert outcomes == {40: ["held", "held"], 110: ["missed", "held"]}
+    without = grasp_success.run(sample, "test_trained", {}, [1])
+    assert [(t.method, t.outcome) for t in without] == [
+        ("ours", grasp_success.NO_GRASP),
+        ("best label", "held"),
+    ]
+    found = {f["name"]: f for f in grasp_success.figures(without)}
+    assert found["trained families, all scenes (1): best grasp holds"]["value"] == 0
+    assert grasp_success.run(sample, "test_trained", {}, []) == []
