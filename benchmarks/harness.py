@@ -68,12 +68,16 @@ def main(
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(arguments)
-    results = list(figures(options.quick))
+    report(name, list(figures(options.quick)), options.json)
+
+
+def report(name: str, results: Sequence[Figure], json_path: Path | None, **more: Any) -> None:
+    """Shows the figures and, with a path, writes them to a JSON file, with `more` as further entries."""
     where = machine()
     show(name, results, where)
-    if options.json:
-        content = {"benchmark": name, "machine": where, "figures": results}
-        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if json_path:
+        content = {"benchmark": name, "machine": where, "figures": list(results), **more}
+        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def show(name: str, results: Sequence[Figure], where: dict[str, Any]) -> None:
