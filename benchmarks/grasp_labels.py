@@ -132,7 +132,10 @@ def random_label(
     closing /= np.linalg.norm(closing)
     depth = rng.uniform(5, 30)
     pose = Poses(
-        *(torch.tensor(np.array(v)[None], dtype=torch.float32) for v in (point, -approach, closing, depth, 0.0))
+        *(
+            torch.tensor(np.array(v)[None], dtype=torch.float32)
+            for v in (point, -approach, closing, depth, 0.0)
+        )
     )
     contact = pad_contact(DistanceField.of(item.shape), pose)
     half = float(torch.maximum(contact.upper, -contact.lower)[0]) if contact.touched[0] else np.inf
@@ -177,7 +180,10 @@ def report(trials: list[Executed]) -> None:
             failures[t.family] += t.trial.outcome != HELD
     for name, counts in sorted(outcomes.items()):
         print(f"{name:10s} " + ", ".join(f"{outcome} {n}" for outcome, n in counts.most_common()))
-    print("good labels that failed, by family: " + ", ".join(f"{f} {n}/{totals[f]}" for f, n in failures.most_common() if n))
+    print(
+        "good labels that failed, by family: "
+        + ", ".join(f"{f} {n}/{totals[f]}" for f, n in failures.most_common() if n)
+    )
 
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ class MaskHead(nn.Module):
         return self.final_conv(x).flatten(1)
 
     def _native(self, flags: Tensor) -> Tensor:
-        x = flags.permute(0, 2, 3, 4, 1)  # channels last
+        # More than half of the nodes have no hidden sub-voxel: all of them are one row, the first.
+        hidden = flags.flatten(1).any(1)
+        row = torch.where(hidden, hidden.cumsum(0), 0)
+        x = torch.cat((torch.zeros_like(flags[:1]), flags[hidden])).permute(0, 2, 3, 4, 1)  # channels last
         for i, level in enumerate(self.encoders):
             if i > 0:
                 n, r, _, _, channels = x.shape
@@ -138,4 +141,5 @@ class MaskHead(nn.Module):
             residual = octree_ops.grid_convolution_elu(x, block.conv1.conv)
             inner = octree_ops.grid_convolution_elu(residual, block.conv2.conv)
             x = octree_ops.grid_convolution_elu(inner, block.conv3.conv, residual)
-        return F.linear(x.flatten(1), self.final_conv.weight.flatten(1), self.final_conv.bias)
+        x = F.linear(x.flatten(1), self.final_conv.weight.flatten(1), self.final_conv.bias)
+        return x.index_select(0, row)

@@ -243,7 +243,15 @@ def _pack_linear(weight: Tensor, bias: Tensor | None, transposed: bool) -> Any:
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """What the layer computes: x (N, in) -> (N, out)."""
-    return _Linear.apply(x, layer.weight, layer.bias, True)
+    return _product(x, layer.weight, layer.bias, True)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """x W^T + bias for a weight (out, in), x W + bias for (in, out)."""
+    # Measured: PyTorch's matrix product is made for wide matrices.
+    if len(x) >= 4096 and min(weight.shape) <= 32:
+        return _Linear.apply(x, weight, bias, transposed)
+    return F.linear(x, weight if transposed else weight.t(), bias)
 
 
 class _Gather(torch.autograd.Function):
@@ -281,14 +289,14 @@ def gather(x: Tensor, index: Tensor, inverse: Tensor, base: Tensor | None = None
 
 def downsample(x: Tensor, weight: Tensor, octree: Octree, depth: int) -> Tensor:
     """8 siblings to their parent, zeros for a node without children: (N_d, cin), (8, cin, cout) -> (N_{d-1}, cout)."""
-    siblings = _Linear.apply(x.view(-1, 8 * x.shape[1]), weight.flatten(0, 1), None, False)
+    siblings = _product(x.view(-1, 8 * x.shape[1]), weight.flatten(0, 1), None, False)
     return gather(siblings, octree.children[depth - 1], split_rows(octree, depth - 1))
 
 
 def upsample(x: Tensor, weight: Tensor, octree: Octree, depth: int) -> Tensor:
     """Every split node to its 8 children: (N_d, cin), (8, cout, cin) -> (N_{d+1}, cout)."""
     parents = gather(x, split_rows(octree, depth), octree.children[depth])
-    return _Linear.apply(parents, weight.flatten(0, 1), None, True).view(-1, weight.shape[1])
+    return _product(parents, weight.flatten(0, 1), None, True).view(-1, weight.shape[1])
 
 
 def add_aligned(x: Tensor | None, skip: Tensor, source_keys: Tensor, target_keys: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ class SceneStream:
             nodes = sum(v.nodes for v in views) + view.nodes
             objects = sum(len(v.targets) for v in views)
             # BatchNorm over objects needs two of them.
-            full = nodes > self.limits.max_nodes or len(views) == self.limits.max_frames
+            full = nodes > self.limits.max_nodes or len(views) >= self.limits.max_frames
             if views and full and objects >= 2:
                 yield self._batch(views, before)
                 views = []
