@@ -36,7 +36,7 @@ _NEAREST_MM, _FARTHEST_MM = 350.0, 1000.0
 _LENS_CLEARANCE_MM = 60.0
 _VIEW_TRIES = 40
 # Last number of a seed sequence: what the random numbers are for.
-_WORLD, _VIEWS, _LABELS = 0, 1, 2
+_WORLD, _VIEWS, _LABELS, _KIND = range(4)
 
 
 class SceneError(ZeroGraspError, RuntimeError):
@@ -65,7 +65,7 @@ def make_world(seed: int, split: Split, scene_kind: SceneKind | None = None) -> 
 def attempt_world(seed: int, split: Split, scene_kind: SceneKind | None = None, attempt: int = 0) -> World:
     """The world of one sub-seed, as make_world tries them in turn. Raises SettleError when all objects are lost."""
     rng = _generator(seed, split, attempt, _WORLD)
-    kind = str(rng.choice(SCENE_KINDS, p=_KIND_SHARES)) if scene_kind is None else scene_kind
+    kind = scene_kind_of(seed, split) if scene_kind is None else scene_kind
     if kind not in SCENE_KINDS:
         raise ValueError(f"scene_kind must be one of {', '.join(SCENE_KINDS)}, got '{kind}'")
     fewest, most = _COUNTS[kind]
@@ -83,6 +83,11 @@ def attempt_world(seed: int, split: Split, scene_kind: SceneKind | None = None, 
         kind, rng.uniform(60, 110) + rng.uniform(5, 14) * count
     )
     return settle(rng, support, objects, spread=spread, seed=seed)
+
+
+def scene_kind_of(seed: int, split: Split) -> str:
+    """Which of SCENE_KINDS a seed makes when it is not told."""
+    return str(_generator(seed, split, 0, _KIND).choice(SCENE_KINDS, p=_KIND_SHARES))
 
 
 def make_views(world: World, seed: int, count: int, split: Split = "train", attempt: int = 0) -> list[View]:

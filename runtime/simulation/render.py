@@ -73,7 +73,6 @@ class WorldRenderer:
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
         # Reversed z keeps float32's precision at a distance.
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + 16)
         self._options = mujoco.MjvOption()
         self._rect = mujoco.MjrRect(0, 0, width, height)
@@ -92,7 +91,6 @@ class WorldRenderer:
             intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
         """
         mujoco = load_mujoco()
-        _gl_context(self.width, self.height).make_current()
         depth, mask = self.geometry(camera_pose, intrinsics)
         fraction = np.zeros(len(self.world.objects), np.float32)
         visible = np.bincount(mask.ravel(), minlength=256)
@@ -169,6 +167,9 @@ class WorldRenderer:
         flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = segments
         colour = np.empty((self.height, self.width, 3), np.uint8)
         window = np.empty((self.height, self.width), np.float32)
+        # Another renderer may have been at work in between.
+        _gl_context(self.width, self.height).make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(colour, window, self._rect, self._context)
         return np.ascontiguousarray(colour[::-1]), window[::-1]
@@ -306,14 +307,16 @@ def _material(
 
 def _draw_lights(model: mujoco.MjModel, rng: np.random.Generator, support_kind: str) -> None:
     """A key light with shadows, up to two weaker ones, and light from everywhere; random in place and colour."""
-    ambient = rng.uniform(0.15, 0.45)
+    # A shelf is lit from its open front, and from what the room throws back.
+    front = support_kind == "shelf"
+    ambient = rng.uniform(0.3, 0.55) if front else rng.uniform(0.15, 0.45)
     warmth = rng.uniform(-0.08, 0.08)
     model.vis.headlight.ambient[:] = ambient * np.array([1 + warmth, 1, 1 - warmth])
     model.vis.headlight.diffuse[:] = rng.uniform(0, 0.25)
     model.vis.headlight.specular[:] = rng.uniform(0, 0.2)
     for light in range(model.nlight):
-        azimuth = rng.uniform(-np.pi, 0) if support_kind == "shelf" else rng.uniform(-np.pi, np.pi)
-        height = np.radians(rng.uniform(15, 50) if support_kind == "shelf" else rng.uniform(30, 85))
+        azimuth = -np.pi / 2 + rng.uniform(-0.9, 0.9) if front else rng.uniform(-np.pi, np.pi)
+        height = np.radians(rng.uniform(5, 35) if front else rng.uniform(30, 85))
         outward = np.array(
             [np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)]
         )

@@ -189,8 +189,12 @@ def measure_depth(
         lost += noise.dark_loss * 0.7 * (np.clip(1 - light / 35, 0, 1) + np.clip((light - 242) / 13, 0, 1))
     if noise.grazing_loss:
         lost += noise.grazing_loss * np.clip(1 - _facing(depth, intrinsics) / 0.3, 0, 1)
-    smooth = 0.5 * (1 + _erf(_field(depth.shape, 2.5, rng) / np.sqrt(2)))  # uniform, in blobs
-    measured = np.where(smooth < lost + noise.holes, 0, measured * (1 + noise.scale_error))
+    # Chance that is uniform at each pixel and smooth over the picture loses whole blobs: fine ones where the
+    # surface is hard to see, coarse and clustered ones anywhere.
+    missing = _chance(depth.shape, 1.5, rng) < lost
+    if noise.holes:
+        missing |= _chance(depth.shape, float(rng.uniform(2, 7)), rng) < noise.holes
+    measured = np.where(missing, 0, measured * (1 + noise.scale_error))
     return np.ascontiguousarray(measured, np.float32)
 
 
@@ -242,8 +246,13 @@ def _field(shape: tuple[int, ...], correlation: float, rng: np.random.Generator)
     return field / field.std()
 
 
+def _chance(shape: tuple[int, ...], correlation: float, rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise whose values are uniform in 0..1."""
+    return 0.5 * (1 + _erf(_field(shape, correlation, rng) / np.sqrt(2)))
+
+
 def _erf(x: np.ndarray) -> np.ndarray:
-    """Error function to 1.5e-7 (Abramowitz and Stegun 7.1.26 has 5e-4 with these four terms: enough for chance)."""
+    """Error function to 5e-4: Abramowitz and Stegun 7.1.27."""
     a = np.abs(x)
     series = 1 + a * (0.278393 + a * (0.230389 + a * (0.000972 + a * 0.078108)))
     return np.sign(x) * (1 - series**-4)

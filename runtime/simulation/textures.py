@@ -30,7 +30,7 @@ def cube_map(pattern: str, colour: np.ndarray, rng: np.random.Generator, size: i
     return _to_bytes(paint(pattern, directions, colour, rng)).reshape(6 * size, size, 3)
 
 
-def square(pattern: str, colour: np.ndarray, rng: np.random.Generator, size: int = 256) -> np.ndarray:
+def square(pattern: str, colour: np.ndarray, rng: np.random.Generator, size: int = 160) -> np.ndarray:
     """(size, size, 3) uint8 sRGB texture."""
     ramp = (np.arange(size) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(ramp, ramp, indexing="ij")
@@ -77,7 +77,7 @@ def paint(
     return np.clip((colour * (1 - amount) + other * amount) * mottle, 0, 1)
 
 
-def waves(points: np.ndarray, rng: np.random.Generator, count: int = 9) -> np.ndarray:
+def waves(points: np.ndarray, rng: np.random.Generator, count: int = 7) -> np.ndarray:
     """(n,) smooth noise of (n, 3) points, mostly within +-1: a warped sum of plane waves."""
     warp = np.sin(points @ rng.normal(size=(3, 3)) * 1.3 + rng.uniform(0, 6, 3))
     phase = (points + 0.6 * warp) @ rng.normal(size=(3, count)) * 1.5 + rng.uniform(0, 2 * np.pi, count)
