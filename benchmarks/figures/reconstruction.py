@@ -29,6 +29,7 @@ from parts.reconstruction import (
     run_pipeline,
     score_scene,
     true_surfaces,
+    visible_shares,
 )
 
 from zerograsp_edge.export.training.metrics import Surface, summarise
@@ -89,9 +90,10 @@ def _shade(object_id: int, surface: Surface, view: np.ndarray, light: np.ndarray
 def draw_scene(sample: SceneSample, predict: Predictor) -> list[tuple[np.ndarray, str]]:
     """The pictures of a scene, each with a line of text."""
     view_of_scene = sample.views[0]
-    asked, _ = asked_objects(sample, view_of_scene)
+    truth = true_surfaces(sample, view_of_scene)
+    asked, _ = asked_objects(view_of_scene, visible_shares(sample, view_of_scene, truth))
+    truth = {i: truth[i] for i in asked}
     prediction: Prediction = predict(view_of_scene, asked)
-    truth = {i: s for i, s in true_surfaces(sample, view_of_scene).items() if i in asked}
     visible = references(view_of_scene, asked)[VISIBLE].surfaces
     view = from_the_side(view_of_scene.camera_pose)
     light = view_of_scene.camera_pose[2, :3] - 0.55 * view[0] - 0.35 * view[2]
@@ -105,7 +107,7 @@ def draw_scene(sample: SceneSample, predict: Predictor) -> list[tuple[np.ndarray
     return [
         (
             cv2.resize(draw_masks(frame_of(view_of_scene)), PANEL),
-            f"{sample.support_kind}, {len(asked)} objects",
+            f"{sample.support_kind}, objects: {len(asked)}",
         ),
         (draw_surfaces(visible, centre, view, light, scale), _caption(bare["chamfer"], bare["f1_10"])),
         (

@@ -24,8 +24,8 @@ from zerograsp_edge.runtime.result import Grasps
 OURS = "ours"
 VISIBLE, HULL, MIRROR = REFERENCES = ("visible points", "convex hull", "mirror completion")
 TRUTH = "truth"
-# An object that shows less than this is asked of no method; the benchmark says how many there were.
-MIN_VISIBLE_FRACTION = 0.05
+# An object of which less is visible is asked of no method; the benchmark says how many there were.
+MIN_VISIBLE = 0.05
 MIN_MASK_PIXELS = 50
 
 
@@ -109,36 +109,51 @@ def true_surfaces(sample: SceneSample, view: View) -> dict[int, Surface]:
     return {o.object_id: Surface(o.points, o.normals).moved(to_camera @ o.pose) for o in sample.objects}
 
 
-def asked_objects(sample: SceneSample, view: View) -> tuple[list[int], dict[int, str]]:
-    """Mask values of the objects every method is asked for; why the others are not."""
-    pixels = np.bincount(
-        view.mask.ravel(), minlength=1 + max((o.object_id for o in sample.objects), default=0)
-    )
-    asked, others = [], {}
+def visible_shares(sample: SceneSample, view: View, truth: dict[int, Surface]) -> dict[int, float]:
+    """How much of each object shows, 0..1: what nothing stands before, times what lies within the picture.
+
+    A view's `visible_fraction` counts the picture's pixels only: an object that the border cuts in half would pass for
+    a wholly visible one.
+    """
+    height, width = view.mask.shape
+    k = view.intrinsics
+    shares = {}
     for item, fraction in zip(sample.objects, view.visible_fraction, strict=True):
-        if fraction < MIN_VISIBLE_FRACTION:
-            others[item.object_id] = f"under {100 * MIN_VISIBLE_FRACTION:.0f} % visible"
-        elif pixels[item.object_id] < MIN_MASK_PIXELS:
-            others[item.object_id] = f"under {MIN_MASK_PIXELS} pixels in the mask"
+        points = truth[item.object_id].points
+        pixels = points[:, :2] / points[:, 2:] * k[[0, 1], [0, 1]] + k[:2, 2]
+        inside = (points[:, 2] > 0) & ((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5))).all(axis=1)
+        shares[item.object_id] = float(fraction) * float(inside.mean())
+    return shares
+
+
+def asked_objects(view: View, shares: dict[int, float]) -> tuple[list[int], dict[int, str]]:
+    """Mask values of the objects every method is asked for; why the others are not."""
+    pixels = np.bincount(view.mask.ravel(), minlength=1 + max(shares, default=0))
+    asked, others = [], {}
+    for i, share in shares.items():
+        if share < MIN_VISIBLE:
+            others[i] = f"under {100 * MIN_VISIBLE:.0f} % visible"
+        elif pixels[i] < MIN_MASK_PIXELS:
+            others[i] = f"under {MIN_MASK_PIXELS} pixels in the mask"
         else:
-            asked.append(item.object_id)
+            asked.append(i)
     return asked, others
 
 
 def score_scene(sample: SceneSample, split: str, networks: Mapping[str, Predictor]) -> SceneScore:
     """Scores the networks and the references on the first view of a scene."""
     view = sample.views[0]
-    asked, not_asked = asked_objects(sample, view)
+    truth = true_surfaces(sample, view)
+    shares = visible_shares(sample, view, truth)
+    asked, not_asked = asked_objects(view, shares)
     if not asked:
         return SceneScore([], [], {}, not_asked, [], {})
-    truth = true_surfaces(sample, view)
     predictions = {name: predict(view, asked) for name, predict in networks.items()} | references(view, asked)
     empty = Surface(np.empty((0, 3)), np.empty((0, 3)))
     families = {o.object_id: o.family for o in sample.objects}
-    visible = {o.object_id: f for o, f in zip(sample.objects, view.visible_fraction, strict=True)}
     records = [
         Record(
-            method, split, sample.seed, sample.support_kind, i, families[i], level_of(float(visible[i])),
+            method, split, sample.seed, sample.support_kind, i, families[i], level_of(shares[i]),
             compare(prediction.surfaces.get(i, empty), truth[i]),
         )
         for method, prediction in predictions.items()

@@ -124,7 +124,14 @@ def test_a_refused_frame_misses_all_objects_with_the_message(sample: SceneSample
 
 
 def test_hidden_objects_are_asked_of_nobody_and_counted(sample: SceneSample) -> None:
-    from parts.reconstruction import OURS, Prediction, asked_objects, score_scene
+    from parts.reconstruction import (
+        OURS,
+        Prediction,
+        asked_objects,
+        score_scene,
+        true_surfaces,
+        visible_shares,
+    )
     from parts.reconstruction_table import figures
 
     view = sample.views[0]
@@ -133,12 +140,34 @@ def test_hidden_objects_are_asked_of_nobody_and_counted(sample: SceneSample) -> 
     fraction[0] = 0.01
     less = View(view.rgb, view.depth, mask, view.intrinsics, view.camera_pose, fraction)
     scene = SceneSample(sample.seed, sample.support_kind, sample.objects, (less,))
-    asked, others = asked_objects(scene, less)
+    asked, others = asked_objects(less, visible_shares(scene, less, true_surfaces(scene, less)))
     assert asked == [sample.objects[1].object_id, sample.objects[3].object_id]
     assert others == {1: "under 5 % visible", 3: "under 50 pixels in the mask"}
     score = score_scene(scene, "test_trained", {OURS: lambda *_: Prediction({})})
     found = {f["name"]: f["value"] for f in figures([score])}
     assert found["objects asked of no method: under 5 % visible"] == 1
+
+
+def test_what_the_border_cuts_off_is_not_visible(sample: SceneSample) -> None:
+    from parts.reconstruction import true_surfaces, visible_shares
+
+    view = sample.views[0]
+    truth = true_surfaces(sample, view)
+    whole = visible_shares(sample, view, truth)
+    assert list(whole.values()) == pytest.approx(view.visible_fraction)
+    # The picture is cropped in the middle of the first object.
+    centre = truth[1].points.mean(axis=0)
+    row = int(view.intrinsics[1, 1] * centre[1] / centre[2] + view.intrinsics[1, 2])
+    cropped = View(
+        view.rgb[:row],
+        view.depth[:row],
+        view.mask[:row],
+        view.intrinsics,
+        view.camera_pose,
+        view.visible_fraction,
+    )
+    share = visible_shares(sample, cropped, truth)[1]
+    assert 0.3 * whole[1] < share < 0.7 * whole[1]
 
 
 def test_levels_and_splits_stay_apart(sample: SceneSample) -> None:
