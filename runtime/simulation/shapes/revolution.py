@@ -117,7 +117,9 @@ class Revolution(Shape):
 
     def _parts(self, tolerance: float) -> list[np.ndarray]:
         parts = []
-        for piece in plane.merged(self._slabs, self._excess, tolerance):
+        whole = plane.hull(self.profile)
+        convex = self._excess(whole) <= tolerance
+        for piece in [whole] if convex else plane.merged(self._slabs(), self._excess, tolerance):
             if piece[:, 0].min() < 1e-6:
                 angle, scale = ring_angles(24)
                 parts.append(_revolved(piece, angle, scale))
@@ -130,15 +132,15 @@ class Revolution(Shape):
             parts += [_revolved(piece, np.array([-half, half]) + 2 * half * k, scale) for k in range(count)]
         return parts
 
-    @property
     def _slabs(self) -> list[np.ndarray]:
         """The profile cut at the heights of its vertices into trapezoids."""
         closed, after = self.profile, np.roll(self.profile, -1, axis=0)
         levels = np.unique(closed[:, 1].round(6))
         # much thinner slabs would only slow the merging down
+        thinnest = max(0.3, np.ptp(levels) / 60)
         keep = [levels[0]]
         for level in levels[1:-1]:
-            if level - keep[-1] > 0.2 and levels[-1] - level > 0.2:
+            if level - keep[-1] > thinnest and levels[-1] - level > thinnest:
                 keep.append(level)
         keep.append(levels[-1])
         cells = []
