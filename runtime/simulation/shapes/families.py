@@ -109,7 +109,7 @@ def _mug(rng: np.random.Generator, size: float) -> Shape:
         inner = bottom - wall + (top - bottom) * (z / height + 0.5)
         centres = np.stack([inner + 1.02 * grip + max(reach * top, 3 * grip) * bow, 0 * z, z], axis=1)
         body = Revolution.of(_cup(bottom, top, height, wall))
-        return Union.of((body, np.zeros(3)), (Sweep(centres, np.full(len(t), grip)), np.zeros(3)))
+        return Union.of((body, np.zeros(3)), Sweep.placed(centres, np.full(len(t), grip)))
 
     return _fitted(build, size)
 
@@ -124,7 +124,7 @@ def _banana(rng: np.random.Generator, size: float) -> Shape:
 
     def build(length: float) -> Shape:
         radii = np.maximum(thick * length * fat, THINNEST / 2)
-        return Sweep.of(path * (length / bend), radii)
+        return Sweep.placed(path * (length / bend), radii)[0]
 
     return _fitted(build, size)
 

@@ -20,7 +20,7 @@ def mesh_of_distance(shape: Shape, voxel_mm: float | None = None) -> trimesh.Tri
     Edges sharper than a voxel are cut off by a fraction of it between vertices; vertices themselves are exact.
 
     Args:
-        voxel_mm: default a 60th of the longest extent, 1..2.5 mm.
+        voxel_mm: default a 60th of the longest extent, 0.5..2.5 mm.
 
     Raises:
         ImportError: scikit-image is missing.
@@ -33,7 +33,7 @@ def mesh_of_distance(shape: Shape, voxel_mm: float | None = None) -> trimesh.Tri
         raise ImportError(
             "meshes of compound shapes need scikit-image: pip install 'zerograsp-edge[mesh]'"
         ) from error
-    voxel = float(np.clip(shape.half_extents.max() / 30, 1.0, 2.5)) if voxel_mm is None else voxel_mm
+    voxel = float(np.clip(shape.half_extents.max() / 30, 0.5, 2.5)) if voxel_mm is None else voxel_mm
     origin = -shape.half_extents - 2 * voxel
     blocks = np.ceil((2 * shape.half_extents / voxel + 4) / _BLOCK).astype(int)
     values = sample_near_surface(shape, origin, voxel, blocks)

@@ -44,7 +44,8 @@ class Radial(Shape):
     def distance(self, points: np.ndarray) -> np.ndarray:
         rays = np.asarray(points, np.float64) - self.star
         inside = self.gauge(rays) < 1
-        gap, index = self._tree.query(rays)
+        # a vertex up to a quarter further away than the nearest will do: sliding makes up for it
+        gap, index = self._tree.query(rays, eps=0.25)
         # far away, half a vertex spacing to the side hardly changes the distance
         near = np.flatnonzero(gap < 40)
         p, q, d = rays[near], self._surface[index[near]], gap[near]
@@ -153,13 +154,12 @@ class Crumpled(Radial):
         """
         if np.abs(amplitudes).sum() >= 0.5:
             raise ValueError(f"amplitudes add up to {np.abs(amplitudes).sum():.2f}; expected less than 0.5")
-        trial = cls((axes[0], axes[1], axes[2]), np.zeros(3), np.ones(3), waves, phases, amplitudes)
+        half = axes * (size / 2 / axes.max())
+        trial = cls(tuple(half), np.zeros(3), half, waves, phases, amplitudes)
         low, high = trial.mesh().bounds
         scale = size / (high - low).max()
-        a, b, c = axes * scale
-        return cls(
-            (a, b, c), -scale * (low + high) / 2, scale * (high - low) / 2, waves, phases, amplitudes
-        )
+        middle, extents = scale * (low + high) / 2, scale * (high - low) / 2
+        return cls(tuple(half * scale), -middle, extents, waves, phases, amplitudes)
 
     @property
     def half_extents(self) -> np.ndarray:

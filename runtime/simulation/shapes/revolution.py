@@ -109,7 +109,7 @@ class Revolution(Shape):
         Ring corners lie half way between the inscribed and the circumscribed circle. Cutting starts at 0.6 mm of
         error in the profile and 1.2 mm around the ring and coarsens until there are at most 40 pieces.
         """
-        pieces = self._slabs
+        pieces = self._slabs()
         for tolerance in 0.6 * 1.25 ** np.arange(16):
             pieces = plane.merged(pieces, self._excess, float(tolerance))  # goes on where the last one stopped
             parts = self._parts(pieces, float(tolerance))
@@ -119,7 +119,8 @@ class Revolution(Shape):
 
     def _parts(self, pieces: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
         parts = []
-        for piece in pieces:
+        whole = plane.hull(self.profile)
+        for piece in [whole] if self._excess(whole) <= tolerance else pieces:
             if piece[:, 0].min() < 1e-6:
                 angle, scale = ring_angles(24)
                 parts.append(_revolved(piece, angle, scale))
@@ -132,13 +133,12 @@ class Revolution(Shape):
             parts += [_revolved(piece, np.array([-half, half]) + 2 * half * k, scale) for k in range(count)]
         return parts
 
-    @property
     def _slabs(self) -> list[np.ndarray]:
         """The profile cut at the heights of its vertices into trapezoids."""
         closed, after = self.profile, np.roll(self.profile, -1, axis=0)
         levels = np.unique(closed[:, 1].round(6))
         # much thinner slabs would only slow the merging down
-        thinnest = float(np.clip((levels[-1] - levels[0]) / 60, 0.2, 0.8))
+        thinnest = max(0.3, np.ptp(levels) / 60)
         keep = [levels[0]]
         for level in levels[1:-1]:
             if level - keep[-1] > thinnest and levels[-1] - level > thinnest:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerograsp_edge.runtime.simulation.shapes.base import UPRIGHT, Shape
+from zerograsp_edge.runtime.simulation.shapes.base import Shape
 from zerograsp_edge.runtime.simulation.shapes.convex import hull_of_balls
 from zerograsp_edge.runtime.simulation.shapes.isosurface import mesh_of_distance
 
@@ -22,16 +22,16 @@ class Sweep(Shape):
     """Hulls of consecutive balls, joined.
 
     Attributes:
-        centres: (k, 3) path, k >= 2. The extents of a free-standing sweep are centred by `of`.
-        radii: (k,). No ball contains the next one.
+        centres: (k, 3) path, k >= 2, mm, the bounding box of the sweep about the origin.
+        radii: (k,), mm. No ball contains the next one.
     """
 
     centres: np.ndarray
     radii: np.ndarray
 
     @classmethod
-    def of(cls, centres: np.ndarray, radii: np.ndarray) -> Sweep:
-        """With its bounding box about the origin.
+    def placed(cls, centres: np.ndarray, radii: np.ndarray) -> tuple[Sweep, np.ndarray]:
+        """The sweep along a path given in any frame, and where its centre lies in that frame.
 
         Raises:
             ValueError: a ball contains its neighbour.
@@ -40,14 +40,12 @@ class Sweep(Shape):
         if (np.abs(np.diff(radii)) >= length).any():
             raise ValueError("a ball of the sweep contains its neighbour: take fewer centres or a flatter taper")
         low, high = (centres - radii[:, None]).min(axis=0), (centres + radii[:, None]).max(axis=0)
-        return cls(centres - (low + high) / 2, radii)
+        middle = (low + high) / 2
+        return cls(centres - middle, radii), middle
 
     @property
     def half_extents(self) -> np.ndarray:
         return (np.abs(self.centres) + self.radii[:, None]).max(axis=0)
-
-    def rests(self) -> tuple[np.ndarray, ...]:
-        return (UPRIGHT,)
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Exact outside; inside it is a bound where two stretches overlap in a bend."""
@@ -67,9 +65,7 @@ class Sweep(Shape):
         parts, first = [], 0
         for last in range(2, len(self.centres) + 1):
             if last == len(self.centres) or not self._is_straight(first, last):
-                parts.append(
-                    hull_of_balls(self.centres[first:last], self.radii[first:last])
-                )
+                parts.append(hull_of_balls(self.centres[first:last], self.radii[first:last]))
                 first = last - 1
         return parts
 

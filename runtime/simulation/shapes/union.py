@@ -9,7 +9,6 @@ import numpy as np
 
 from zerograsp_edge.runtime.simulation.shapes.base import ON_EDGE, ON_SIDE, UPRIGHT, Shape
 from zerograsp_edge.runtime.simulation.shapes.isosurface import mesh_of_distance
-from zerograsp_edge.runtime.simulation.shapes.sweep import Sweep
 
 if TYPE_CHECKING:
     import trimesh
@@ -17,25 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A shape at a place: rotation (3, 3) and translation (3,) mm, union <- shape."""
+    """A shape whose centre is moved to `at`, (3,) mm."""
 
     shape: Shape
-    translation: np.ndarray
-    rotation: np.ndarray
-
-    def local(self, points: np.ndarray) -> np.ndarray:
-        return (points - self.translation) @ self.rotation
-
-    def outward(self, points: np.ndarray) -> np.ndarray:
-        return points @ self.rotation.T + self.translation
-
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high corner of the bounding box, union frame."""
-        if isinstance(self.shape, Sweep):
-            centres, radii = self.outward(self.shape.centres), self.shape.radii[:, None]
-            return (centres - radii).min(axis=0), (centres + radii).max(axis=0)
-        vertices = self.outward(np.asarray(self.shape.mesh().vertices))
-        return vertices.min(axis=0), vertices.max(axis=0)
+    at: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +34,12 @@ class Union(Shape):
     half: np.ndarray
 
     @classmethod
-    def of(cls, *members: tuple[Shape, np.ndarray] | tuple[Shape, np.ndarray, np.ndarray]) -> Union:
-        """From (shape, translation) or (shape, translation, rotation), moved so that the bounding box is centred."""
-        placed = [
-            Placed(shape, np.asarray(translation, np.float64), rotation[0] if rotation else np.eye(3))
-            for shape, translation, *rotation in members
-        ]
-        bounds = np.array([p.bounds() for p in placed])
-        low, high = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
-        return cls(
-            tuple(Placed(p.shape, p.translation - (low + high) / 2, p.rotation) for p in placed), (high - low) / 2
-        )
+    def of(cls, *members: tuple[Shape, np.ndarray]) -> Union:
+        """Of shapes and the places of their centres, moved so that the common bounding box is centred."""
+        low = np.min([at - shape.half_extents for shape, at in members], axis=0)
+        high = np.max([at + shape.half_extents for shape, at in members], axis=0)
+        middle = (low + high) / 2
+        return cls(tuple(Placed(shape, at - middle) for shape, at in members), (high - low) / 2)
 
     @property
     def half_extents(self) -> np.ndarray:
@@ -71,18 +50,34 @@ class Union(Shape):
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Exact outside; inside the overlap of members it is a bound: at least as deep as given."""
-        return np.min([p.shape.distance(p.local(points)) for p in self.members], axis=0)
+        return self._nearest(points)[0]
 
     def normals(self, points: np.ndarray) -> np.ndarray:
-        owner = np.argmin([p.shape.distance(p.local(points)) for p in self.members], axis=0)
+        """Those of the nearest member."""
+        _, owner = self._nearest(points)
         result = np.empty((len(points), 3))
-        for k, p in enumerate(self.members):
+        for k, member in enumerate(self.members):
             mine = owner == k
-            result[mine] = p.shape.normals(p.local(points[mine])) @ p.rotation.T
+            result[mine] = member.shape.normals(points[mine] - member.at)
         return result
 
     def mesh(self) -> trimesh.Trimesh:
         return mesh_of_distance(self)
 
     def parts(self) -> list[np.ndarray]:
-        return [p.outward(piece) for p in self.members for piece in p.shape.parts()]
+        return [piece + member.at for member in self.members for piece in member.shape.parts()]
+
+    def _nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed distance and the member that gives it."""
+        points = np.asarray(points, np.float64)
+        first = self.members[0]
+        distance, owner = first.shape.distance(points - first.at), np.zeros(len(points), np.int64)
+        for k, member in enumerate(self.members[1:], 1):
+            # no point of a member is nearer than its bounding box
+            beyond = np.maximum(np.abs(points - member.at) - member.shape.half_extents, 0)
+            box = np.sqrt(np.einsum("ij,ij->i", beyond, beyond))
+            ask = np.flatnonzero((box == 0) | (box < distance))
+            other = member.shape.distance(points[ask] - member.at)
+            nearer = other < distance[ask]
+            distance[ask[nearer]], owner[ask[nearer]] = other[nearer], k
+        return distance, owner
