@@ -198,9 +198,7 @@ def measure_depth(
     return np.ascontiguousarray(measured, np.float32)
 
 
-def segment(
-    mask: np.ndarray, depth: np.ndarray, noise: MaskNoise, rng: np.random.Generator
-) -> np.ndarray:
+def segment(mask: np.ndarray, depth: np.ndarray, noise: MaskNoise, rng: np.random.Generator) -> np.ndarray:
     """(H, W) uint8 instance mask as a segmenter with these errors gives it.
 
     No new ids appear, and ids whose mask holds fewer than FEWEST_PIXELS valid depth pixels are dropped.
@@ -221,7 +219,8 @@ def segment(
             rows, columns = _window(own, margin=24)
             own = own[rows, columns]
             inside = _signed_distance(own) + rng.uniform(*noise.grow) + wobble[rows, columns]
-            move = np.float32([[1, 0, rng.normal(0, noise.shift)], [0, 1, rng.normal(0, noise.shift)]])
+            dx, dy = rng.normal(0, noise.shift, 2)
+            move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
             inside = cv2.warpAffine(
                 inside.astype(np.float32), move, inside.shape[::-1], borderMode=cv2.BORDER_REPLICATE
             )
