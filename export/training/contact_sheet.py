@@ -35,7 +35,7 @@ def _tiles(scene: SceneSample, view: View) -> list[np.ndarray]:
     span = f"{valid.min():.0f}..{valid.max():.0f} mm" if len(valid) else "no depth"
     tiles = {
         f"{scene.seed} {scene.support_kind}": view.rgb,
-        f"depth {span}, {100 * (view.depth == 0).mean():.0f} % holes": _depth_colours(view.depth),
+        f"depth {span}, {100 * (view.depth == 0).mean():.0f} % holes": _depth_colours(view.depth, view.mask),
         f"visible {fractions}": _mask_colours(view),
         "normals": _splat(dim, points, np.rint(127.5 * (normals + 1)).astype(np.uint8), view.intrinsics),
         f"graspness, best {best:.2f}": _splat(dim, points, _heat(graspness), view.intrinsics),
@@ -81,13 +81,17 @@ def _splat(
     return picture
 
 
-def _depth_colours(depth: np.ndarray) -> np.ndarray:
+def _depth_colours(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Near red, far blue, over the depths of the objects and 100 mm to either side; black without depth."""
     import cv2
 
     valid = depth > 0
     if not valid.any():
         return np.zeros((*depth.shape, 3), np.uint8)
-    near, far = np.percentile(depth[valid], [1, 95])
+    near, far = np.percentile(
+        depth[valid & (mask > 0)] if (valid & (mask > 0)).any() else depth[valid], [1, 99]
+    )
+    near, far = near - 100, far + 100
     grey = np.clip((depth - near) / max(far - near, 1) * 255, 0, 255).astype(np.uint8)
     colours = cv2.applyColorMap(255 - grey, cv2.COLORMAP_TURBO)[..., ::-1].copy()
     colours[~valid] = 0

@@ -21,7 +21,7 @@ class Scenes:
     """Generate synthetic training scenes (needs the extra `sim`), or show some in a picture."""
 
     out: tyro.conf.Positional[Path]
-    """Folder for the scenes, one file each; those in it already are kept. With --sheet it may hold scenes only."""
+    """Folder for the scenes, one file each; those in it already are kept."""
     split: Literal["train", "val", "test_trained", "test_unseen"] = "train"
     """Which scenes: no seed of one split gives a scene of another; test_unseen has shape families of its own."""
     count: int = 100

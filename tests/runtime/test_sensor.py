@@ -109,7 +109,7 @@ def test_dark_shining_and_grazing_surfaces_lose_depth() -> None:
     rgb[:, :100], rgb[:, 200:] = 3, 254
     holes = measured(flat(600), rgb, dark_loss=1.0) == 0
     assert holes[:, :100].mean() > 0.3 and holes[:, 200:].mean() > 0.3 and not holes[:, 100:200].any()
-    # A wall from 0.3 m to 1.8 m: the sight grazes it at 10 to 15 degrees, cosine below 0.3.
+    # A wall from 0.2 m to 0.6 m away that the sight meets at a cosine of 0.1 to 0.3.
     wall = 300 / (1 - (np.arange(120, dtype=np.float32) - 60) / 600 * 5)
     wall = np.ascontiguousarray(np.broadcast_to(wall, (240, 120)))
     grazed = measure_depth(
