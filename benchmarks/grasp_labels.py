@@ -75,7 +75,8 @@ def measure(quick: bool) -> list[harness.Figure]:
                 for item, kind_of_grasp, graspness, trial in execute(world, surfaces, labels, rng):
                     trials.append(Executed(kind_of_grasp, kind, split, item.family, graspness, trial))
     report(trials)
-    return summarise(trials) + [
+    return [
+        *summarise(trials),
         harness.figure("objects with a labelled-good grasp", labelled / objects, "of objects", "higher"),
         harness.figure("objects without any label", unlabelled / objects, "of objects"),
         harness.figure("labelling, per object", seconds / objects, "CPU s", "lower", asked=1.0),
