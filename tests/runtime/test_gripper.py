@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("mujoco", reason="the simulated gripper needs MuJoCo (extra 'sim')")
 
-from zerograsp_edge.runtime.simulation.gripper import (  # noqa: E402
+from zerograsp_edge.runtime.simulation.gripper import (
     COLLIDED,
     HELD,
     MISSED,
@@ -17,8 +17,8 @@ from zerograsp_edge.runtime.simulation.gripper import (  # noqa: E402
     GraspTrials,
     try_grasp,
 )
-from zerograsp_edge.runtime.simulation.shapes import Box, Cylinder, Sphere  # noqa: E402
-from zerograsp_edge.runtime.simulation.world import SupportBox, World, WorldObject  # noqa: E402
+from zerograsp_edge.runtime.simulation.shapes import Box, Cylinder, Sphere
+from zerograsp_edge.runtime.simulation.world import SupportBox, World, WorldObject
 
 TABLE = SupportBox(np.array([0, 0, -20.0]), np.array([500, 500, 20.0]), np.eye(3))
 DOWN, X, Y = (0, 0, -1), (1, 0, 0), (0, 1, 0)
