@@ -1,10 +1,11 @@
 """Do the grasps that training labels call good hold? Executed in a simulated two-finger gripper.
 
-Worlds are drawn as for training, from test seeds and, in equal part, of families never trained on. Of every object some
-labelled grasps are drawn, evenly from five ranges of graspness, and one random grasp that fits and touches the object
-with both pads. All are executed as labelled, and again with an error of the pose as perception makes it. "Labelled good" means graspness of 0.5 or more. A grasp holds when the object is still
-between the fingers half a second after a lift by 100 mm; objects around are free bodies, colliding on the way in
-counts as not held. "Best per object" is the label with the highest graspness: what the runtime would execute.
+Worlds are drawn as for training, from test seeds and, in equal part, of families never trained on. Of every object
+some labelled grasps are drawn, evenly from five ranges of graspness; "labelled good" means graspness of 0.5 or more.
+"Best per object" is the label with the highest graspness, what the runtime would execute. Each is executed as it is,
+and again "shaken": with an error of the pose, as perception makes it. Beside them stands one random grasp per object,
+centred, opened to fit and free of collision. A grasp holds when the object is still between the fingers half a second
+after a lift by 100 mm; objects around are free bodies, and touching anything on the way in counts as not held.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ SHAKE_MM, SHAKE_DEGREES = 2.0, 4.0  # standard deviations
 
 @dataclass(frozen=True)
 class Executed:
-    """One trial: what the label said, and what became of it. `kind`: "labelled", "best", either with ", shaken" when the
-    pose had an error, or "random"."""
+    """One trial: what the label said, and what became of it.
+
+    `kind`: "labelled", "best", either with ", shaken" when the pose had an error, or "random".
+    """
 
     kind: str
     scene: str
