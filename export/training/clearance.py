@@ -31,11 +31,12 @@ _CROSS_SECTION = np.hypot(FINGER_THICKNESS_MM / 2, _SIDE_MM)
 FINGER_RADIUS_MM = float(np.hypot(_CROSS_SECTION, _ALONG_FINGER_MM / 2))
 PALM_RADIUS_MM = float(np.hypot(_CROSS_SECTION, _ALONG_PALM_MM / 2))
 _WAY_RADIUS_MM = 10.0
+MAX_SPARE_MM = 5.0
 _SUPPORT_MARGIN_MM = 1.5
 _WAY_IN_MM = np.arange(PALM_REAR_MM - 10, PALM_REAR_MM - APPROACH_MM - 1, -14.0)
 # From the solid's surface to the farthest corner of the gripper at the start of its way in.
 _GRIPPER_REACH_MM = float(np.hypot(APPROACH_MM - PALM_REAR_MM, MAX_OPENING_MM / 2 + FINGER_THICKNESS_MM))
-assert max(FINGER_RADIUS_MM, PALM_RADIUS_MM, _WAY_RADIUS_MM) < MARGIN_MM
+assert max(FINGER_RADIUS_MM, PALM_RADIUS_MM, _WAY_RADIUS_MM) + MAX_SPARE_MM < MARGIN_MM
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +97,13 @@ class Surroundings:
         )
         return cls(fields[index], others, support)
 
-    def free(self, poses: Poses) -> torch.Tensor:
-        """(n,) bool: the open gripper is clear of everything at the pose and on the way in."""
-        alive = self._clear_of_support(poses).nonzero()[:, 0]
+    def free(self, poses: Poses, spare_mm: float = 0.0) -> torch.Tensor:
+        """(n,) bool: the open gripper is clear of everything at the pose and on the way in.
+
+        Args:
+            spare_mm: more room wanted from the other objects and the support, at most MAX_SPARE_MM.
+        """
+        alive = self._clear_of_support(poses, spare_mm).nonzero()[:, 0]
         # The parts that collide most often come first; what they rule out is not looked at again.
         for points, radius in (
             (_fingers, FINGER_RADIUS_MM),
@@ -113,13 +118,13 @@ class Surroundings:
                 size = (spheres - middle[:, None]).norm(dim=2).amax(dim=1)[:, None]
                 near = ((middle > field.lower - size) & (middle < field.upper + size)).all(dim=1)
                 clear = torch.ones(len(alive), dtype=torch.bool)
-                clear[near] = field.distance(spheres[near]).amin(dim=1) >= radius
+                clear[near] = field.distance(spheres[near]).amin(dim=1) >= radius + spare_mm
                 alive = alive[clear]
         result = torch.zeros(len(poses), dtype=torch.bool)
         result[alive] = True
         return result
 
-    def _clear_of_support(self, poses: Poses) -> torch.Tensor:
+    def _clear_of_support(self, poses: Poses, spare_mm: float) -> torch.Tensor:
         """(n,) bool: swept fingers and palm are separated from every support box (separating axes: exact)."""
         alive = torch.arange(len(poses))
         axes = torch.stack(
@@ -135,7 +140,7 @@ class Surroundings:
                     origin[clear] + (there[clear] @ middle[alive[clear], :, None])[:, :, 0],
                     there[clear],
                     size[alive[clear]],
-                    half + _SUPPORT_MARGIN_MM,
+                    half + _SUPPORT_MARGIN_MM + spare_mm,
                 )
             alive = alive[clear]
         result = torch.zeros(len(poses), dtype=torch.bool)

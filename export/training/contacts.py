@@ -13,6 +13,7 @@ from zerograsp_edge.export.training.distance_field import DistanceField
 from zerograsp_edge.runtime.simulation.gripper import FINGER_HEIGHT_MM, FINGER_REAR_MM, MAX_OPENING_MM
 
 MIN_FRICTION, MAX_FRICTION = 0.2, 1.2  # range of the friction quality
+USED_FRICTION = 0.8  # grasps that need more are not labelled: rubber pads have about so much
 SIDE_CLEARANCE_MM = (
     6.0  # between an open finger and the solid, as the runtime's refinement keeps: 2.5 to 10 mm
 )
@@ -58,7 +59,7 @@ def antipodal_pairs(
     friction = torch.maximum(
         friction_needed(closing, -normals[rows]), friction_needed(closing, field.normals(second))
     )
-    good = friction <= 0.8 * MAX_FRICTION
+    good = friction <= USED_FRICTION
     return Pairs(first[good], second[good], closing[good])
 
 

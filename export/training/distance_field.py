@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from zerograsp_edge.runtime.simulation.shapes import Shape
 from zerograsp_edge.runtime.simulation.shapes.isosurface import sample_near_surface
 
-MARGIN_MM = 14.0  # of free space around the solid; beyond it a look-up answers at least this much
+MARGIN_MM = 16.0  # of free space around the solid; beyond it a look-up answers at least this much
 _MAX_CELLS = 500_000
 _MIN_SPACING_MM, _MAX_SPACING_MM = 1.25, 4.0
 _HIT_MM = 0.08

@@ -7,6 +7,7 @@ the fingers are as long as the grasp's depth wants them: a trial sets their leng
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,12 +195,12 @@ class GraspTrials:
         self._run(_CLOSE_S, lambda s: data.ctrl.fill(opened + s * (closed - opened)))
         self._run(_SQUEEZE_S)
         gripped = self._gripped(body)
-        origin = data.mocap_pos[self._mocap].copy()
+        height = float(data.mocap_pos[self._mocap, 2])
 
         def lift(progress: float) -> None:
             # The smoothest motion between two rests: 10 s^3 - 15 s^4 + 6 s^5.
             way = progress**3 * (10 - 15 * progress + 6 * progress**2)
-            data.mocap_pos[self._mocap] = origin + [0, 0, LIFT_MM * MM * way]
+            data.mocap_pos[self._mocap, 2] = height + LIFT_MM * MM * way
 
         self._run(_LIFT_S, lift)
         self._run(_HOLD_S)
@@ -253,12 +254,12 @@ class GraspTrials:
         self.data.ctrl[:] = width_m / 2
         return ""
 
-    def _run(self, seconds: float, control: object = None) -> None:
+    def _run(self, seconds: float, control: Callable[[float], object] | None = None) -> None:
         """Simulate; `control` is called before every step with the progress, 0 to 1."""
         mujoco = load_mujoco()
         steps = round(seconds / _TIMESTEP_S)
         for step in range(steps):
-            if callable(control):
+            if control is not None:
                 control((step + 1) / steps)
             mujoco.mj_step(self.model, self.data)
 
