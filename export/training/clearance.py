@@ -74,8 +74,12 @@ class Surroundings:
     """What the gripper must not touch around one object: the others and the support, seen from its frame."""
 
     own: DistanceField
-    others: tuple[tuple[DistanceField, torch.Tensor, torch.Tensor], ...]  # field, rotation, translation: other <- own
-    support: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]  # half, rotation, translation: box <- own
+    others: tuple[
+        tuple[DistanceField, torch.Tensor, torch.Tensor], ...
+    ]  # field, rotation, translation: other <- own
+    support: tuple[
+        tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...
+    ]  # half, rotation, translation: box <- own
 
     @classmethod
     def of(cls, world: World, fields: list[DistanceField], index: int) -> Surroundings:
@@ -96,7 +100,11 @@ class Surroundings:
         """(n,) bool: the open gripper is clear of everything at the pose and on the way in."""
         alive = self._clear_of_support(poses).nonzero()[:, 0]
         # The parts that collide most often come first; what they rule out is not looked at again.
-        for points, radius in ((_fingers, FINGER_RADIUS_MM), (_palm, PALM_RADIUS_MM), (_way_in, _WAY_RADIUS_MM)):
+        for points, radius in (
+            (_fingers, FINGER_RADIUS_MM),
+            (_palm, PALM_RADIUS_MM),
+            (_way_in, _WAY_RADIUS_MM),
+        ):
             spheres = poses[alive].place(points(poses[alive]))
             alive = alive[self.own.distance(spheres).amin(dim=1) >= radius]
             for field, rotation, translation in self.others:
@@ -113,14 +121,25 @@ class Surroundings:
 
     def _clear_of_support(self, poses: Poses) -> torch.Tensor:
         """(n,) bool: swept fingers and palm are separated from every support box (separating axes: exact)."""
-        result = torch.ones(len(poses), dtype=torch.bool)
-        height = torch.linalg.cross(poses.approach, poses.closing)
-        axes = torch.stack([poses.approach, poses.closing, height], dim=2)
+        alive = torch.arange(len(poses))
+        axes = torch.stack(
+            [poses.approach, poses.closing, torch.linalg.cross(poses.approach, poses.closing)], dim=2
+        )
+        boxes = _swept_boxes(poses)
         for half, rotation, translation in self.support:
-            there = rotation @ axes  # box <- grasp
-            for middle, size in _swept_boxes(poses):
-                centre = (poses.origin + (axes @ middle[:, :, None])[:, :, 0]) @ rotation.T + translation
-                result &= _separated(centre, there, size, half + _SUPPORT_MARGIN_MM)
+            there = rotation @ axes[alive]  # box <- grasp
+            origin = poses.origin[alive] @ rotation.T + translation
+            clear = torch.ones(len(alive), dtype=torch.bool)
+            for middle, size in boxes:
+                clear[clear.clone()] = _separated(
+                    origin[clear] + (there[clear] @ middle[alive[clear], :, None])[:, :, 0],
+                    there[clear],
+                    size[alive[clear]],
+                    half + _SUPPORT_MARGIN_MM,
+                )
+            alive = alive[clear]
+        result = torch.zeros(len(poses), dtype=torch.bool)
+        result[alive] = True
         return result
 
 
@@ -161,12 +180,18 @@ def _separated(
 
     Separating axis theorem: the faces' normals of both and the products of their edges.
     """
+    result = (centre.abs() - half).amax(dim=1) > size.norm(dim=1)
+    near = (~result).nonzero()[:, 0]
+    centre, rotation, size = centre[near], rotation[near], size[near]
     # Parallel edges give a zero product; the small number keeps rounding from calling that a separation.
     extent = rotation.abs() + 1e-6
     own_face = centre.abs() > half + (extent @ size[:, :, None])[:, :, 0]
     along = (rotation.transpose(1, 2) @ centre[:, :, None])[:, :, 0]
     other_face = along.abs() > size + (extent.transpose(1, 2) @ half[:, None])[:, :, 0]
-    result = own_face.any(dim=1) | other_face.any(dim=1)
+    apart = own_face.any(dim=1) | other_face.any(dim=1)
+    result[near[apart]] = True
+    near, centre, rotation, size, extent = (v[~apart] for v in (near, centre, rotation, size, extent))
+    apart = torch.zeros(len(near), dtype=torch.bool)
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
         reach = half[j] * extent[:, k] + half[k] * extent[:, j]
@@ -174,7 +199,8 @@ def _separated(
         for m in range(3):
             n, o = (m + 1) % 3, (m + 2) % 3
             width = size[:, n] * extent[:, i, o] + size[:, o] * extent[:, i, n]
-            result |= gap[:, m] > reach[:, m] + width
+            apart |= gap[:, m] > reach[:, m] + width
+    result[near] = apart
     return result
 
 
@@ -205,7 +231,9 @@ def _way_in(poses: Poses) -> torch.Tensor:
 
 def _rows(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """(n, 2k, 3) from (n, k) x and y: one row of spheres in either half of the height."""
-    return torch.cat([torch.stack([x, y, torch.full_like(x, z)], dim=2) for z in (-_SIDE_MM, _SIDE_MM)], dim=1)
+    return torch.cat(
+        [torch.stack([x, y, torch.full_like(x, z)], dim=2) for z in (-_SIDE_MM, _SIDE_MM)], dim=1
+    )
 
 
 def _relative(there: np.ndarray, here: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

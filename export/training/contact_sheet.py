@@ -19,9 +19,7 @@ def contact_sheet(scenes: Sequence[SceneSample], views_per_scene: int = 1) -> np
     Truth is drawn where it is, hidden or not: the parts to be completed show through what is before them.
     """
     rows = [
-        np.hstack(_tiles(scene, view))
-        for scene in scenes
-        for view in scene.views[: max(1, views_per_scene)]
+        np.hstack(_tiles(scene, view)) for scene in scenes for view in scene.views[: max(1, views_per_scene)]
     ]
     return np.vstack(rows)
 
@@ -42,7 +40,9 @@ def _tiles(scene: SceneSample, view: View) -> list[np.ndarray]:
         "normals": _splat(dim, points, np.rint(127.5 * (normals + 1)).astype(np.uint8), view.intrinsics),
         f"graspness, best {best:.2f}": _splat(dim, points, _heat(graspness), view.intrinsics),
     }
-    return [_titled(cv2.resize(tile, _TILE, interpolation=cv2.INTER_AREA), text) for text, tile in tiles.items()]
+    return [
+        _titled(cv2.resize(tile, _TILE, interpolation=cv2.INTER_AREA), text) for text, tile in tiles.items()
+    ]
 
 
 def _camera_truth(scene: SceneSample, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

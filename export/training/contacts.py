@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from zerograsp_edge.export.training.distance_field import DistanceField
 from zerograsp_edge.runtime.simulation.gripper import FINGER_HEIGHT_MM, FINGER_REAR_MM, MAX_OPENING_MM
 
 MIN_FRICTION, MAX_FRICTION = 0.2, 1.2  # range of the friction quality
-SIDE_CLEARANCE_MM = 6.0  # between an open finger and the solid, as the runtime's refinement keeps: 2.5 to 10 mm
+SIDE_CLEARANCE_MM = (
+    6.0  # between an open finger and the solid, as the runtime's refinement keeps: 2.5 to 10 mm
+)
 MAX_SPAN_MM = MAX_OPENING_MM - 2 * SIDE_CLEARANCE_MM
 _PATCH_MM = 0.8  # a pad gives way by this much: everything so close to the foremost point is touched
 _PAD_ROWS, _PAD_COLUMNS = 5, 6
@@ -115,6 +117,9 @@ class PadContact:
     reach_x: torch.Tensor
     reach_z: torch.Tensor
 
+    def __getitem__(self, rows: torch.Tensor) -> PadContact:
+        return PadContact(*(getattr(self, column.name)[rows] for column in fields(self)))
+
 
 def pad_contact(field: DistanceField, poses: Poses) -> PadContact:
     """Rays across the pads, from the widest opening inwards.
@@ -145,7 +150,9 @@ def pad_contact(field: DistanceField, poses: Poses) -> PadContact:
         weight = patch / patch.sum(dim=1, keepdim=True).clamp_min(1)
         heights.append(top)
         weights.append(patch)
-        middle = torch.stack([(weight * local[..., 0]).sum(1), side * top, (weight * local[..., 2]).sum(1)], dim=1)
+        middle = torch.stack(
+            [(weight * local[..., 0]).sum(1), side * top, (weight * local[..., 2]).sum(1)], dim=1
+        )
         middles.append(middle)
         foremost = height.argmax(dim=1)
         contact = local[torch.arange(n), foremost].clone()

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as functional
 
 from zerograsp_edge.runtime.simulation.shapes import Shape
+from zerograsp_edge.runtime.simulation.shapes.isosurface import sample_near_surface
 
 MARGIN_MM = 14.0  # of free space around the solid; beyond it a look-up answers at least this much
 _MAX_CELLS = 500_000
 _MIN_SPACING_MM, _MAX_SPACING_MM = 1.25, 4.0
 _HIT_MM = 0.08
+_OTHERS = ((1, 2), (0, 2), (0, 1))  # the axes that a sum along one axis runs over
 _SHORTEST_STEP_MM = 0.15
 
 
@@ -37,25 +39,27 @@ class DistanceField:
     @classmethod
     def of(cls, shape: Shape) -> DistanceField:
         """Sample a shape. The spacing follows its size: 1.25 mm for small solids, 4 mm at most."""
-        half = shape.half_extents + MARGIN_MM
-        spacing = np.clip(
-            (np.prod(2 * half) / _MAX_CELLS) ** (1 / 3), _MIN_SPACING_MM, _MAX_SPACING_MM
-        )  # fmt: skip
-        counts = np.ceil(2 * half / spacing).astype(int) + 1
-        axes = [np.linspace(-h, h, n) for h, n in zip(half, counts, strict=True)]
-        z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
-        points = np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1)
-        distance = np.asarray(shape.distance(points))
-        cell = np.prod([axis[1] - axis[0] for axis in axes])
+        reach = shape.half_extents + MARGIN_MM
+        spacing = float(
+            np.clip((np.prod(2 * reach) / _MAX_CELLS) ** (1 / 3), _MIN_SPACING_MM, _MAX_SPACING_MM)
+        )
+        blocks = np.ceil(2 * reach / (4 * spacing)).astype(int)
+        half = 2 * spacing * blocks
+        values = sample_near_surface(shape, -half, spacing, blocks).astype(np.float32)
         # A cell cut by the surface counts by the part of it that lies inside.
-        inside = np.clip(0.5 - distance / spacing, 0, 1)
-        total = max(inside.sum(), 1e-9)
+        inside = np.clip(0.5 - values / spacing, 0, 1)
+        filled = max(float(inside.sum()), 1e-9)
+        axes = [np.linspace(-h, h, n) for h, n in zip(half, values.shape, strict=True)]
+        centre = [
+            float((inside.sum(axis=others) * axis).sum()) / filled
+            for axis, others in zip(axes, _OTHERS, strict=True)
+        ]
         return cls(
-            torch.from_numpy(distance.astype(np.float32).reshape(1, 1, *z.shape)),
+            torch.from_numpy(np.ascontiguousarray(values.transpose(2, 1, 0)))[None, None],
             torch.from_numpy(-half.astype(np.float32)),
             torch.from_numpy(half.astype(np.float32)),
-            torch.from_numpy((inside @ points / total).astype(np.float32)),
-            float(inside.sum() * cell),
+            torch.tensor(centre),
+            filled * spacing**3,
         )
 
     def distance(self, points: torch.Tensor) -> torch.Tensor:
@@ -73,7 +77,11 @@ class DistanceField:
         return functional.normalize(gradient, dim=1)
 
     def trace(
-        self, origins: torch.Tensor, directions: torch.Tensor, reach: torch.Tensor | float, inside: bool = False
+        self,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        reach: torch.Tensor | float,
+        inside: bool = False,
     ) -> torch.Tensor:
         """Sphere tracing: (n,) way in mm along the ray to the surface, inf where none is met within `reach`.
 

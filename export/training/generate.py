@@ -171,7 +171,9 @@ def _generate_counted(
             return _attempt_scene(seed, split, views, scene_kind, attempt), attempt
         except (MissingExtra, RenderError):
             raise
-        except Exception as error:  # physics, geometry and labels of one world must not end a run of thousands
+        except (
+            Exception
+        ) as error:  # physics, geometry and labels of one world must not end a run of thousands
             reason = f"{type(error).__name__}: {error}"
             logger.info("%s seed %d, attempt %d: %s", split, seed, attempt, reason, exc_info=True)
     raise SceneError(

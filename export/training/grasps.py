@@ -7,7 +7,7 @@ Grasps are found on exact geometry (antipodal pairs, `contacts.py`), kept where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ from zerograsp_edge.runtime.simulation.gripper import MAX_DEPTH_MM, MAX_OPENING_
 from zerograsp_edge.runtime.simulation.world import World
 
 _SEEDS, _PAIRS, _TURNS = 900, 900, 10
-_TIP_BEYOND_MM = (12.0, 6.0, 2.5, 1.0)  # how far the finger tips reach beyond the contacts, best first
+_TIP_BEYOND_MM = (12.0, 6.0, 2.5)  # how far the finger tips reach beyond the contacts, best first
+_LEAST_BEYOND_MM = 1.0
 _OFF_CENTRE_MM = 3.0  # between the origin and the middle of the contacts, along the closing direction
 _NEAR_MM = 5.0  # a surface point takes over the grasps that sit so near
 _CHOICES = 16  # of the nearest ones
@@ -161,24 +162,22 @@ def find_grasps(
     origin, outward, approach, closing, span, ahead = (
         v[arrived] for v in (origin, outward, approach, closing, span, ahead)
     )
-    found: list[tuple[Poses, torch.Tensor, PadContact]] = []
+    width = (span + 2 * SIDE_CLEARANCE_MM).clamp_max(MAX_OPENING_MM)
+    poses = Poses(origin, approach, closing, (ahead + _LEAST_BEYOND_MM).clamp(0, MAX_DEPTH_MM), width)
+    # What does not fit with the shortest fingers does not fit with longer ones.
+    fits = surroundings.free(poses)
+    poses, outward, ahead = poses[fits], outward[fits], ahead[fits]
+    depth = poses.depth.clone()
+    waiting = torch.arange(len(poses))
     for beyond in _TIP_BEYOND_MM:
-        depth = (ahead + beyond).clamp(0, MAX_DEPTH_MM)
-        width = (span + 2 * SIDE_CLEARANCE_MM).clamp_max(MAX_OPENING_MM)
-        poses = Poses(origin, approach, closing, depth, width)
-        fits = surroundings.free(poses)
-        poses, rows = poses[fits], fits.nonzero()[:, 0]
-        contact = pad_contact(field, poses)
-        poses, usable = _open_around(poses, contact)
-        found.append((poses[usable], outward[rows[usable]], _take(contact, usable)))
-        rest = torch.ones(len(origin), dtype=torch.bool)
-        rest[fits] = False
-        origin, outward, approach, closing, span, ahead = (
-            v[rest] for v in (origin, outward, approach, closing, span, ahead)
-        )
-    poses = Poses(*(torch.cat(v) for v in zip(*((_fields(p)) for p, _, _ in found), strict=True)))
-    contact = PadContact(*(torch.cat(v) for v in zip(*(_fields(c) for _, _, c in found), strict=True)))
-    outward = torch.cat([n for _, n, _ in found])
+        longer = replace(poses[waiting], depth=(ahead[waiting] + beyond).clamp(0, MAX_DEPTH_MM))
+        fits = surroundings.free(longer)
+        depth[waiting[fits]] = longer.depth[fits]
+        waiting = waiting[~fits]
+    poses = replace(poses, depth=depth)
+    contact = pad_contact(field, poses)
+    poses, usable = _open_around(poses, contact)
+    poses, outward, contact = poses[usable], outward[usable], contact[usable]
     quality = friction_quality(contact.friction)
     graspness = quality * _steadiness(field, poses, contact, weight, up)
     good = quality > 0
@@ -304,11 +303,3 @@ def _move(
     )
     worth = candidates.graspness[chosen] * (1 - 0.2 * (offset.norm(dim=1) / _NEAR_MM).square().clamp_max(4))
     return Poses(points, approach, closing * sign[:, None], depth, width), worth, fits
-
-
-def _fields(item: Poses | PadContact) -> list[torch.Tensor]:
-    return [getattr(item, name) for name in item.__dataclass_fields__]
-
-
-def _take(contact: PadContact, rows: torch.Tensor) -> PadContact:
-    return PadContact(*(column[rows] for column in _fields(contact)))

@@ -59,7 +59,9 @@ def make_world(seed: int, split: Split, scene_kind: SceneKind | None = None) -> 
             return attempt_world(seed, split, scene_kind, attempt)
         except SettleError as error:
             logger.info("%s seed %d, attempt %d: %s", split, seed, attempt, error)
-    raise SceneError(f"no settled world from {split} seed {seed} in {MOST_ATTEMPTS} attempts; leave this seed out")
+    raise SceneError(
+        f"no settled world from {split} seed {seed} in {MOST_ATTEMPTS} attempts; leave this seed out"
+    )
 
 
 def attempt_world(seed: int, split: Split, scene_kind: SceneKind | None = None, attempt: int = 0) -> World:

@@ -31,7 +31,9 @@ _TIMESTEP_S = 0.002
 _CLOSE_S, _SQUEEZE_S, _LIFT_S, _HOLD_S = 0.4, 0.15, 0.5, 0.5
 _APPROACH_STEP_MM = 4.0
 _TOUCH_MM = 0.3  # deeper contact on the way in is a collision
-_PAST_CLOSED_MM = 15.0  # the fingers' target when closed: they press until the force limit, whatever is between them
+_PAST_CLOSED_MM = (
+    15.0  # the fingers' target when closed: they press until the force limit, whatever is between them
+)
 _STIFFNESS, _DAMPING = 4000.0, 60.0  # N/m, N s/m
 _BASE, _TARGET, _FINGERS = "gripper", "gripper_target", ("gripper_upper_finger", "gripper_lower_finger")
 # Gripper geoms meet everything but each other: (a.contype & b.conaffinity) | (b.contype & a.conaffinity).
@@ -124,7 +126,19 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         name1=_BASE,
         name2=_TARGET,
     )
-    weld.data[:11] = [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]  # anchor, relative position and quaternion, torque scale
+    weld.data[:11] = [
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        1,
+    ]  # anchor, relative position and quaternion, torque scale
     weld.solref = [0.006, 1.0]
     weld.solimp = [0.98, 0.999, 0.001, 0.5, 2.0]
 

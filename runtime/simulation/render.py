@@ -61,9 +61,7 @@ class WorldRenderer:
         MissingExtra: no MuJoCo. RenderError: no offscreen OpenGL.
     """
 
-    def __init__(
-        self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480
-    ) -> None:
+    def __init__(self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480) -> None:
         mujoco = load_mujoco()
         self.world, self.width, self.height = world, width, height
         self._model = _model(world, rng, width, height)
@@ -81,9 +79,7 @@ class WorldRenderer:
         self._ids = np.zeros(self._model.ngeom, np.uint8)
         self._ids[self._object_geoms] = [item.object_id for item in world.objects]
 
-    def render(
-        self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator
-    ) -> Picture:
+    def render(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> Picture:
         """The world from one camera, with lights drawn from rng.
 
         Args:

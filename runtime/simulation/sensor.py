@@ -198,9 +198,7 @@ def measure_depth(
     return np.ascontiguousarray(measured, np.float32)
 
 
-def segment(
-    mask: np.ndarray, depth: np.ndarray, noise: MaskNoise, rng: np.random.Generator
-) -> np.ndarray:
+def segment(mask: np.ndarray, depth: np.ndarray, noise: MaskNoise, rng: np.random.Generator) -> np.ndarray:
     """(H, W) uint8 instance mask as a segmenter with these errors gives it.
 
     No new ids appear, and ids whose mask holds fewer than FEWEST_PIXELS valid depth pixels are dropped.
@@ -220,11 +218,17 @@ def segment(
             own = (mask == object_id).astype(np.uint8)
             rows, columns = _window(own, margin=24)
             own = own[rows, columns]
-            inside = _signed_distance(own) + rng.uniform(*noise.grow) + wobble[rows, columns]
-            move = np.float32([[1, 0, rng.normal(0, noise.shift)], [0, 1, rng.normal(0, noise.shift)]])
-            inside = cv2.warpAffine(
+            # By no more than the little that is seen of a hidden object: its mask must stay mostly its own.
+            most = 0.15 * np.sqrt(own.sum())
+            inside = _signed_distance(own) + np.clip(
+                rng.uniform(*noise.grow) + wobble[rows, columns], -most, most
+            )
+            dx, dy = rng.normal(0, noise.shift, 2)
+            move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+            moved = cv2.warpAffine(
                 inside.astype(np.float32), move, inside.shape[::-1], borderMode=cv2.BORDER_REPLICATE
             )
+            inside = np.asarray(moved)
             if rng.uniform() < noise.cut:
                 inside = np.minimum(inside, _cut(own, rng))
             # Where masks compete, the one that reaches deeper wins, so the result is one id a pixel.
@@ -330,7 +334,8 @@ def _merge(mask: np.ndarray, probability: float, rng: np.random.Generator) -> np
         pick = int(rng.integers(len(v)))
         v0, u0 = int(v[pick]), int(u[pick])
         other = mask[v0, u0 + 1] if right[v0, u0] else mask[v0 + 1, u0]
-        radius = 0.25 * np.sqrt(own.sum())
+        # Up to a fifth of either.
+        radius = 0.25 * np.sqrt(min(own.sum(), np.count_nonzero(mask == other)))
         rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
         result[own & (np.hypot(rows - v0, columns - u0) < radius)] = other
     return result

@@ -12,8 +12,8 @@ from zerograsp_edge.runtime.simulation.world import SupportBox, World, WorldObje
 
 pytest.importorskip("mujoco", reason="rendering needs the extra `sim`")
 
-from zerograsp_edge.runtime.simulation.render import RenderError, WorldRenderer  # noqa: E402
-from zerograsp_edge.runtime.simulation.textures import PATTERNS, cube_map, square  # noqa: E402
+from zerograsp_edge.runtime.simulation.render import RenderError, WorldRenderer
+from zerograsp_edge.runtime.simulation.textures import PATTERNS, cube_map, square
 
 WIDTH, HEIGHT = 320, 240
 # Nothing symmetric, so that no error of sign or half a pixel hides.
@@ -161,5 +161,5 @@ def test_cube_map_has_no_seams() -> None:
 
 
 def test_unknown_pattern_is_named() -> None:
-    with pytest.raises(ValueError, match="plain, noise.*got 'tartan'"):
+    with pytest.raises(ValueError, match=r"plain, noise.*got 'tartan'"):
         square("tartan", np.zeros(3), np.random.default_rng(0))

@@ -19,7 +19,9 @@ TABLE = SupportBox(np.array([0.0, 0, -20]), np.array([400.0, 400, 20]), np.eye(3
 TURNED = np.array([[0.0, -1, 0], [0.6, 0, -0.8], [0.8, 0, 0.6]])
 
 
-def placed(object_id: int, shape: Shape, position: tuple[float, ...], rotation: np.ndarray | None = None) -> WorldObject:
+def placed(
+    object_id: int, shape: Shape, position: tuple[float, ...], rotation: np.ndarray | None = None
+) -> WorldObject:
     pose = np.eye(4)
     pose[:3, 3] = position
     if rotation is not None:
@@ -64,11 +66,15 @@ def test_bodies_have_the_mass_and_inertia_of_the_solid() -> None:
 
 
 def test_poses_come_back_and_objects_fall_in_metres() -> None:
-    world = world_of(placed(1, Box((30, 20, 10)), (50, -20, 300), TURNED), placed(2, Sphere(20), (-90, 0, 500)))
+    world = world_of(
+        placed(1, Box((30, 20, 10)), (50, -20, 300), TURNED), placed(2, Sphere(20), (-90, 0, 500))
+    )
     model = world_spec(world, timestep=0.001).compile()
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    np.testing.assert_allclose(object_poses(model, data, world), [item.pose for item in world.objects], atol=1e-9)
+    np.testing.assert_allclose(
+        object_poses(model, data, world), [item.pose for item in world.objects], atol=1e-9
+    )
     mujoco.mj_step(model, data, 100)
     mujoco.mj_forward(model, data)
     fallen = 500 - object_poses(model, data, world)[1, 2, 3]
@@ -126,7 +132,7 @@ def test_settled_objects_are_within_reach_and_numbered(settled: World) -> None:
     for item in settled.objects:
         points = settling.surface_points(item, 500, seed=1)
         assert np.abs(points[:, :2]).max() < settling.REACH_MM + 1
-        assert -1 < points[:, 2].min() and points[:, 2].max() < settling.TOP_MM + 1
+        assert points[:, 2].min() > -1 and points[:, 2].max() < settling.TOP_MM + 1
 
 
 def test_same_seed_same_world() -> None:
@@ -147,7 +153,9 @@ def test_nothing_left_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_penetration_measures_overlap() -> None:
     world = world_of(
-        placed(1, Sphere(30), (0, 0, 29)), placed(2, Sphere(30), (55, 0, 40)), placed(3, Sphere(10), (0, 200, 50))
+        placed(1, Sphere(30), (0, 0, 29)),
+        placed(2, Sphere(30), (55, 0, 40)),
+        placed(3, Sphere(10), (0, 200, 50)),
     )
     depth = settling.penetration(world, samples=20000)
     assert depth[0, -1] == pytest.approx(1, abs=0.05)
