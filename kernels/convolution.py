@@ -23,6 +23,7 @@ __all__ = [
     "grid_conv",
     "octree_conv",
     "octree_downsample",
+    "octree_linear",
     "octree_mlp",
     "octree_residual",
     "octree_upsample",
@@ -60,6 +61,22 @@ class PackedWeight:
         """For `octree_downsample`: (8, cin, cout) as one tap of 8 cin inputs, as siblings are adjacent."""
         _check_weight("weight", weight, (8, "cin", "cout"))
         return cls(weight.reshape(1, -1, weight.shape[2]), bias)
+
+    @classmethod
+    def mirrored(cls, weight: Floats) -> PackedWeight:
+        """For the gradient of the input of `octree_conv` or `grid_conv` with this weight (taps, cin, cout).
+
+        The convolution of dy (N, cout) with it, by the same table, is dx (N, cin). That needs a symmetric
+        table, as that of an octree depth is: j is i's neighbour at tap k if i is j's at tap taps - 1 - k.
+
+        Raises:
+            TypeError, ValueError: the weight has the wrong type, dtype or shape.
+        """
+        _check_weight("weight", weight, ("taps", "cin", "cout"))
+        check_range("weight's inputs", weight.shape[1], 1, MAX_OUTPUTS)
+        mirrored = cls.__new__(cls)
+        mirrored._packed = core.PackedWeight.mirrored(weight)
+        return mirrored
 
     @property
     def taps(self) -> int:
@@ -118,6 +135,7 @@ def octree_conv(
     activation: str = "none",
     *,
     out: Floats | None = None,
+    trusted: bool = False,
     threads: int = 0,
 ) -> Floats:
     """y[i] = activation(sum over k of x[neighbours[k, i]] @ W[k] + bias), without the missing neighbours.
@@ -128,6 +146,7 @@ def octree_conv(
         weight: packed (taps, cin, cout).
         activation: none, gelu (exact), elu (alpha 1) or relu.
         out: (capacity, cout) float32 buffer with capacity >= N that shares no memory with x.
+        trusted: skip the check of the table's entries, which reads all of it; for tables of this package.
         threads: 0 takes all of OpenMP's. The result does not depend on it.
 
     Returns:
@@ -140,10 +159,11 @@ def octree_conv(
     _check_packed("weight", weight)
     check_array("x", x, np.float32, ("M", weight.cin))
     check_array("neighbours", neighbours, np.int32, (weight.taps, "N"))
-    _check_threads(threads)
-    _check_rows("neighbours", neighbours, -1, len(x))
+    check_threads(threads)
+    if not trusted:
+        check_rows("neighbours", neighbours, -1, len(x))
     y = _output(out, (neighbours.shape[1], weight.cout), x=x)
-    core.octree_conv(x, neighbours, weight._packed, _activation(activation), y, threads)
+    core.octree_conv(x, neighbours, weight._packed, activation_code(activation), y, threads)
     return y
 
 
@@ -181,10 +201,10 @@ def octree_downsample(
     if len(x) % 8 != 0:
         raise ValueError(f"x: expected all eight children of every split node, got {len(x)} rows")
     check_array("children", children, np.int32, ("N",))
-    _check_threads(threads)
-    _check_rows("children", children, -1, len(x) // 8)
+    check_threads(threads)
+    check_rows("children", children, -1, len(x) // 8)
     y = _output(out, (len(children), weight.cout), x=x)
-    core.octree_downsample(x, children, weight._packed, _activation(activation), y, threads)
+    core.octree_downsample(x, children, weight._packed, activation_code(activation), y, threads)
     return y
 
 
@@ -221,16 +241,16 @@ def octree_upsample(
     _check_packed("weight", weight, taps=8)
     check_array("x", x, np.float32, ("R", weight.cin))
     check_array("split_rows", split_rows, np.int32, ("S",))
-    _check_threads(threads)
-    _check_rows("split_rows", split_rows, 0, len(x))
+    check_threads(threads)
+    check_rows("split_rows", split_rows, 0, len(x))
     if (skip is None) != (skip_index is None):
         raise ValueError("skip, skip_index: expected both or neither")
     if skip is not None and skip_index is not None:
         check_array("skip", skip, np.float32, ("M", weight.cout))
         check_array("skip_index", skip_index, np.int32, (8 * len(split_rows),))
-        _check_rows("skip_index", skip_index, -1, len(skip))
+        check_rows("skip_index", skip_index, -1, len(skip))
     y = _output(out, (8 * len(split_rows), weight.cout), x=x, skip=skip)
-    core.octree_upsample(x, split_rows, weight._packed, _activation(activation), skip, skip_index, y, threads)
+    core.octree_upsample(x, split_rows, weight._packed, activation_code(activation), skip, skip_index, y, threads)
     return y
 
 
@@ -264,11 +284,43 @@ def octree_residual(
         raise TypeError(f"weights: expected ResidualWeights, got {type(weights).__name__}")
     check_array("x", x, np.float32, ("N", weights.cin))
     check_array("neighbours", neighbours, np.int32, (weights.taps, len(x)))
-    _check_threads(threads)
-    _check_rows("neighbours", neighbours, -1, len(x))
+    check_threads(threads)
+    check_rows("neighbours", neighbours, -1, len(x))
     y = _output(out, (len(x), weights.cout), x=x)
     scratch = (workspace or Workspace()).convolution
     core.octree_residual(x, neighbours, weights._packed, y, scratch, threads)
+    return y
+
+
+def octree_linear(
+    x: Floats,  # (N, cin)
+    weight: PackedWeight,
+    activation: str = "none",
+    *,
+    out: Floats | None = None,
+    threads: int = 0,
+) -> Floats:
+    """activation(x W + bias) on every row.
+
+    Args:
+        x: (N, cin) float32.
+        weight: packed (1, cin, cout).
+        activation: none, gelu (exact), elu (alpha 1) or relu.
+        out: (capacity, cout) float32 buffer with capacity >= N that shares no memory with x.
+        threads: 0 takes all of OpenMP's. The result does not depend on it.
+
+    Returns:
+        (N, cout) float32.
+
+    Raises:
+        CapacityError: `out` is too small.
+        TypeError, ValueError: an argument has the wrong type, dtype or shape.
+    """
+    _check_packed("weight", weight, taps=1)
+    check_array("x", x, np.float32, ("N", weight.cin))
+    check_threads(threads)
+    y = _output(out, (len(x), weight.cout), x=x)
+    core.octree_linear(x, weight._packed, activation_code(activation), y, threads)
     return y
 
 
@@ -301,7 +353,7 @@ def octree_mlp(
     if w2.cin != w1.cout:
         raise ValueError(f"w2: expected {w1.cout} inputs, as many as w1 has outputs, got {w2.cin}")
     check_array("x", x, np.float32, ("N", w1.cin))
-    _check_threads(threads)
+    check_threads(threads)
     y = _output(out, (len(x), w2.cout), x=x)
     core.octree_mlp(x, w1._packed, w2._packed, y, threads)
     return y
@@ -343,26 +395,26 @@ def grid_conv(
     shape = (count, r, r, r, weight.cout)
     if residual is not None:
         check_array("residual", residual, np.float32, shape)
-    _check_threads(threads)
+    check_threads(threads)
     y = _output(out, shape, x=x)
     if residual is not None and np.may_share_memory(y, residual) and y.ctypes.data != residual.ctypes.data:
         raise ValueError("out: expected memory apart from residual, or residual itself, got an overlap")
-    core.grid_conv(x, _grid_table(r), weight._packed, _activation(activation), residual, y, threads)
+    core.grid_conv(x, grid_table(r), weight._packed, activation_code(activation), residual, y, threads)
     return y
 
 
 @cache
-def _grid_table(resolution: int) -> Any:
+def grid_table(resolution: int) -> Any:
     return core.GridTable(resolution)
 
 
-def _activation(name: str) -> int:
+def activation_code(name: str) -> int:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]
 
 
-def _check_threads(threads: int) -> None:
+def check_threads(threads: int) -> None:
     if threads < 0:
         raise ValueError(f"threads: expected 0 (all) or a positive number, got {threads}")
 
@@ -381,7 +433,7 @@ def _check_weight(name: str, weight: Floats, shape: tuple[int | str, ...]) -> No
     check_range(f"{name}'s outputs", weight.shape[2], 1, MAX_OUTPUTS)
 
 
-def _check_rows(name: str, indices: Ints, low: int, rows: int) -> None:
+def check_rows(name: str, indices: Ints, low: int, rows: int) -> None:
     if indices.size == 0:
         return
     least, greatest = int(indices.min()), int(indices.max())  # a few percent of a narrow convolution's time

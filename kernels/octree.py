@@ -12,7 +12,7 @@ from zerograsp_edge.kernels.checks import CapacityError, check_array, check_rang
 from zerograsp_edge.kernels.native import core
 from zerograsp_edge.kernels.workspace import Workspace
 
-__all__ = ["Octree", "align", "build_octree", "expand_neighbours"]
+__all__ = ["Octree", "align", "build_octree", "expand_neighbours", "split_neighbours"]
 
 MAX_DEPTH = 10  # three times ten bits of a Morton key fit 32
 
@@ -181,6 +181,51 @@ def expand_neighbours(
     neighbours = output("nodes (neighbours)", out, np.int32, (27, nodes), axis=1)
     core.expand_neighbours(split_neighbours, rank, neighbours, threads)
     return neighbours
+
+
+def split_neighbours(
+    children: NDArray[np.int32],  # (N,)
+    parents: NDArray[np.int32] | int,  # (N / 8, 27) or the full grid's depth
+    *,
+    threads: int = 0,
+) -> NDArray[np.int32]:
+    """Ranks of the 27 neighbours of every split node of a depth, for an octree of which `children` are known.
+
+    Args:
+        children: (N,) int32, rank of every node among the split nodes of its depth, -1 if it is not split;
+            ranks ascend from 0.
+        parents: `split_neighbours` of the depth above, or the depth itself where every object's grid is
+            full (N = B * 8^depth).
+        threads: 0 takes all of OpenMP's.
+
+    Returns:
+        (S, 27) int32, -1 where a neighbour is missing or not split.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype or shape.
+    """
+    check_array("children", children, np.int32, ("N",))
+    ranks = children[children >= 0]
+    split = len(ranks)
+    if not np.array_equal(ranks, np.arange(split)):
+        raise ValueError("children: expected -1 or ranks that ascend from 0 one by one")
+    table = np.empty((split, 27), np.int32)
+    if isinstance(parents, np.ndarray):
+        check_array("parents", parents, np.int32, ("N / 8", 27))
+        if 8 * len(parents) != len(children):
+            raise ValueError(
+                f"parents: expected {len(children)} / 8 rows (one for eight nodes), got {len(parents)}"
+            )
+        core.split_neighbours_from_parents(parents, children, table, threads)
+    else:
+        check_range("parents (depth of the full grid)", parents, 0, MAX_DEPTH)
+        if len(children) % 8**parents:
+            raise ValueError(
+                f"children: expected a multiple of 8^{parents} = {8**parents} nodes, a full grid, got "
+                f"{len(children)}"
+            )
+        core.split_neighbours_of_grid(parents, children, table, threads)
+    return table
 
 
 def align(

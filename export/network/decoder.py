@@ -11,6 +11,7 @@ from ocnn.octree import Octree
 from torch import Tensor, nn
 
 from .config import NetworkConfig
+from . import octree_ops
 from .layers import Conv1x1BnGelu, ResidualStage, UpsampleBnGelu, align_index, gather_rows
 
 
@@ -59,13 +60,13 @@ def full_octree(config: NetworkConfig, objects: int, device: torch.device) -> Oc
     return Octree.init_octree(config.max_lod, config.min_lod, objects, device)
 
 
-def grow(octree: Octree, split: Tensor, depth: int) -> None:
-    """Give the nodes of `depth` where `split` (N,) bool is set their 8 children, with neighbours.
+def grow(octree: Octree, split: Tensor, depth: int, neighbours: bool = True) -> None:
+    """Give the nodes of `depth` where `split` (N,) bool is set their 8 children, with ocnn's neighbours or without.
 
     If none is set, node 0 splits all the same, as in ocnn: no depth is ever without nodes.
     """
     octree.octree_split(split.long(), depth)
-    octree.octree_grow(depth + 1)
+    octree.octree_grow(depth + 1, update_neigh=neighbours)
 
 
 def run_decoder(
@@ -99,8 +100,13 @@ def run_decoder(
     logits: dict[int, Tensor] = {}
     splits: dict[int, Tensor] = {}
 
-    found = align_index(source.keys[coarsest], octree.keys[coarsest])
-    x = gather_rows(tokens, found)
+    # With `taps` the intermediate tensors are wanted, which the fused operations don't make.
+    fused = taps is None and octree_ops.native(tokens, stages.training)
+    if fused:
+        x = octree_ops.add_aligned(None, tokens, source.keys[coarsest], octree.keys[coarsest])
+    else:
+        found = align_index(source.keys[coarsest], octree.keys[coarsest])
+        x = gather_rows(tokens, found)
     if taps is not None:
         taps[f"align{coarsest}"] = x
         taps[f"align{coarsest}/found_index"] = (found >= 0).nonzero().flatten()
@@ -108,10 +114,13 @@ def run_decoder(
     for i, depth in enumerate(config.depths):
         if depth > coarsest:
             x = upsample[i - 1](x, octree, depth - 1)
-            skip = gather_rows(skips[depth], align_index(source.keys[depth], octree.keys[depth]))
-            x = x + skip
-            if taps is not None:
-                taps[f"skip{depth}"] = skip
+            if fused:
+                x = octree_ops.add_aligned(x, skips[depth], source.keys[depth], octree.keys[depth])
+            else:
+                skip = gather_rows(skips[depth], align_index(source.keys[depth], octree.keys[depth]))
+                x = x + skip
+                if taps is not None:
+                    taps[f"skip{depth}"] = skip
         x = stages[i](x, octree, depth)
         prediction = heads[i](x)
         logits[depth] = prediction[:, :2]
@@ -130,7 +139,7 @@ def run_decoder(
 
         if depth < config.max_lod:
             if target is None:
-                grow(octree, split, depth)
+                grow(octree, split, depth, neighbours=not fused)
             splits[depth] = octree.nempty_mask(depth)
         else:
             splits[depth] = split

@@ -14,6 +14,8 @@ from ocnn.octree import Octree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import octree_ops
+
 # Two epsilons on purpose: ocnn's own Conv1x1Bn and FcBnRelu keep PyTorch's 1e-5.
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01
@@ -33,6 +35,11 @@ class ConvBnGelu(nn.Module):
         self.bn = batch_norm(out_channels)
 
     def forward(self, x: Tensor, octree: Octree, depth: int) -> Tensor:
+        if octree_ops.native(x, self.training):
+            return octree_ops.normalise(
+                self.bn, octree_ops.convolution(x, self.conv.weights, octree, depth), "gelu"
+            )
+        octree_ops.ensure_neighbours(octree, depth)
         return F.gelu(self.bn(self.conv(x, octree, depth)))
 
 
@@ -48,6 +55,11 @@ class DownsampleBnGelu(nn.Module):
         self.bn = batch_norm(out_channels)
 
     def forward(self, x: Tensor, octree: Octree, depth: int) -> Tensor:
+        if octree_ops.native(x, self.training):
+            return octree_ops.normalise(
+                self.bn, octree_ops.downsample(x, self.conv.weights, octree, depth), "gelu"
+            )
+        octree_ops.ensure_neighbours(octree, depth)
         return F.gelu(self.bn(self.conv(x, octree, depth)))
 
 
@@ -60,6 +72,11 @@ class UpsampleBnGelu(nn.Module):
         self.bn = batch_norm(out_channels)
 
     def forward(self, x: Tensor, octree: Octree, depth: int) -> Tensor:
+        if octree_ops.native(x, self.training):
+            return octree_ops.normalise(
+                self.bn, octree_ops.upsample(x, self.deconv.weights, octree, depth), "gelu"
+            )
+        octree_ops.ensure_neighbours(octree, depth + 1)
         return F.gelu(self.bn(self.deconv(x, octree, depth)))
 
 
@@ -72,6 +89,8 @@ class Conv1x1BnGelu(nn.Module):
         self.bn = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if octree_ops.native(x, self.training):
+            return octree_ops.normalise(self.bn, octree_ops.linear(x, self.conv.linear), "gelu")
         return F.gelu(self.bn(self.conv(x)))
 
 
@@ -87,9 +106,20 @@ class ResidualBlock(nn.Module):
         self.conv1x1c = Conv1x1Bn(in_channels, out_channels) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, octree: Octree, depth: int) -> Tensor:
+        if octree_ops.native(x, self.training):
+            return self._native(x, octree, depth)
         residual = self.conv1x1b(self.conv3x3(self.conv1x1a(x), octree, depth))
         shortcut = x if self.conv1x1c is None else self.conv1x1c(x)
         return F.elu(residual + shortcut)
+
+    def _native(self, x: Tensor, octree: Octree, depth: int) -> Tensor:
+        inner = self.conv3x3(self.conv1x1a(x), octree, depth)
+        shortcut = x
+        if self.conv1x1c is not None:
+            projected = octree_ops.linear(x, self.conv1x1c.conv.linear)
+            shortcut = octree_ops.normalise(self.conv1x1c.bn, projected, "none")
+        expanded = octree_ops.linear(inner, self.conv1x1b.conv.linear)
+        return octree_ops.normalise(self.conv1x1b.bn, expanded, "elu", shortcut)
 
 
 class ResidualStage(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import octree_ops
 from .config import NetworkConfig
 from .preprocess import FrameInputs
 
@@ -120,7 +121,25 @@ class MaskHead(nn.Module):
         self.final_conv = nn.Conv3d(widths[-1], config.occlusion_out, 1)
 
     def forward(self, flags: Tensor) -> Tensor:
+        if octree_ops.native(flags, self.training):
+            return self._native(flags)
         x = flags
         for level in self.encoders:
             x = level(x)
         return self.final_conv(x).flatten(1)
+
+    def _native(self, flags: Tensor) -> Tensor:
+        # More than half of the nodes have no hidden sub-voxel: all of them are one row, the first.
+        hidden = flags.flatten(1).any(1)
+        row = torch.where(hidden, hidden.cumsum(0), 0)
+        x = torch.cat((torch.zeros_like(flags[:1]), flags[hidden])).permute(0, 2, 3, 4, 1)  # channels last
+        for i, level in enumerate(self.encoders):
+            if i > 0:
+                n, r, _, _, channels = x.shape
+                x = x.view(n, r // 2, 2, r // 2, 2, r // 2, 2, channels).mean((2, 4, 6))
+            block = level.basic_module
+            residual = octree_ops.grid_convolution_elu(x, block.conv1.conv)
+            inner = octree_ops.grid_convolution_elu(residual, block.conv2.conv)
+            x = octree_ops.grid_convolution_elu(inner, block.conv3.conv, residual)
+        x = F.linear(x.flatten(1), self.final_conv.weight.flatten(1), self.final_conv.bias)
+        return x.index_select(0, row)

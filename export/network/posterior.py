@@ -8,7 +8,9 @@ import torch
 from ocnn.nn import octree_depad
 from ocnn.octree import Octree, Points, merge_octrees
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from . import octree_ops
 from .config import NetworkConfig
 from .encoder import run_encoder
 from .prior import pool_objects
@@ -17,7 +19,7 @@ from .prior import pool_objects
 def build_target_octree(
     config: NetworkConfig, points: Sequence[Tensor], normals: Sequence[Tensor], signals: Sequence[Tensor]
 ) -> Octree:
-    """The octree of the complete surfaces, one batch item per object, full at min_lod, with neighbours.
+    """The octree of the complete surfaces, one batch item per object, full at min_lod.
 
     Args:
         points: per object (N_i, 3) float32, surface points normalised to the frame's cube.
@@ -25,12 +27,20 @@ def build_target_octree(
         signals: per object (N_i, signal_channels - 3) float32: signed distance (mm), graspness, quality,
             closing direction (3), approach (3), standoff depth, width. Averaged per finest voxel.
     """
-    octrees = []
-    for index, (p, n, s) in enumerate(zip(points, normals, signals, strict=True)):
+    for index, (_, _, s) in enumerate(zip(points, normals, signals, strict=True)):
         if s.shape[1] != config.signal_channels - 3:
             raise ValueError(
                 f"signals[{index}]: expected {config.signal_channels - 3} channels, got {s.shape[1]}"
             )
+    if config.max_lod <= octree_ops.MAX_NATIVE_DEPTH and octree_ops.native(points[0], training=True):
+        octree, voxel, count = octree_ops.build_octree(points, config.max_lod, config.min_lod)
+        together = torch.cat((torch.cat(tuple(normals)), torch.cat(tuple(signals))), dim=1)
+        total = octree_ops.voxel_sum(together, voxel, len(count))
+        octree.normals[config.max_lod] = F.normalize(total[:, :3])
+        octree.features[config.max_lod] = total[:, 3:] / count
+        return octree
+    octrees = []
+    for p, n, s in zip(points, normals, signals, strict=True):
         octree = Octree(config.max_lod, config.min_lod, device=p.device)
         octree.build_octree(Points(p, normals=n, features=s))
         octrees.append(octree)

@@ -15,6 +15,7 @@ from ocnn.octree import Octree, Points, merge_octrees
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import octree_ops
 from .config import NetworkConfig
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -181,13 +182,22 @@ def prepare_frame(
     )
 
 
-def build_input_octree(config: NetworkConfig, points: Sequence[Tensor], features: Sequence[Tensor]) -> Octree:
-    """The merged input octree, one batch item per object, with the neighbours of all depths.
+def build_input_octree(
+    config: NetworkConfig, points: Sequence[Tensor], features: Sequence[Tensor], training: bool = False
+) -> Octree:
+    """The merged input octree, one batch item per object.
+
+    Its neighbours are there for ocnn to use unless the native core built it, which makes tables on demand.
 
     Args:
         points: per object (N_i, 3) float32, normalised.
         features: per object (N_i, C) float32, averaged per finest voxel as the positions are.
+        training: chooses who builds it, see `octree_ops.native`.
     """
+    if config.max_lod <= octree_ops.MAX_NATIVE_DEPTH and octree_ops.native(points[0], training):
+        octree, voxel, count = octree_ops.build_octree(points, config.max_lod, config.full_depth)
+        octree.features[config.max_lod] = octree_ops.voxel_sum(torch.cat(tuple(features)), voxel, len(count)) / count
+        return octree
     octrees = []
     for p, f in zip(points, features, strict=True):
         octree = Octree(config.max_lod, config.full_depth, device=p.device)

@@ -20,6 +20,8 @@ class PackedWeight {
   PackedWeight() = default;
   // weight (taps, cin, cout) row-major; bias (cout) or null for zeros.
   PackedWeight(const float* weight, const float* bias, int taps, int cin, int cout);
+  // For the gradient of a convolution's input, from its weight (taps, cin, cout): tap k is the transposed tap taps - 1 - k.
+  static PackedWeight mirrored(const float* weight, int taps, int cin, int cout);
 
   int taps = 0, cin = 0, cout = 0;
   int cout_padded = 0;            // sum of the panel widths
@@ -69,6 +71,9 @@ void octree_upsample(const float* x, const std::int32_t* rows, std::int64_t s, c
 // All of conv's, b's inputs have a.cout channels. y (n, cout) = ELU(shortcut(x) + GELU(conv(GELU(x Wa + ba)) + b3) Wb + bb)
 void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_t n, const ResidualWeights& w, float* y,
                      Workspace& workspace, const Parallel& parallel);
+
+// y (n, cout) = act(x W + bias)
+void octree_linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel);
 
 // y (n, out) = GELU(x W1 + b1) W2 + b2
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,

@@ -76,6 +76,18 @@ PackedWeight::PackedWeight(const float* weight, const float* bias, int taps_, in
   for (int j = 0; j < cout_padded; ++j) *out++ = (bias != nullptr && j < cout) ? bias[j] : 0.0f;
 }
 
+PackedWeight PackedWeight::mirrored(const float* weight, int taps, int cin, int cout) {
+  const std::size_t size = static_cast<std::size_t>(cin) * cout;
+  std::vector<float> turned(size * taps);
+  for (int k = 0; k < taps; ++k) {
+    const float* from = weight + size * (taps - 1 - k);
+    float* to = turned.data() + size * k;
+    for (int j = 0; j < cout; ++j)
+      for (int i = 0; i < cin; ++i) *to++ = from[static_cast<std::size_t>(i) * cout + j];
+  }
+  return PackedWeight(turned.data(), nullptr, taps, cout, cin);
+}
+
 float* Workspace::floats(std::size_t count) { return align(storage_, count); }
 
 void octree_conv(const float* x, const std::int32_t* neighbours, std::int64_t n, const PackedWeight& w, Activation act,
@@ -96,6 +108,10 @@ void octree_upsample(const float* x, const std::int32_t* rows, std::int64_t s, c
 void octree_residual(const float* x, const std::int32_t* neighbours, std::int64_t n, const ResidualWeights& w, float* y,
                      Workspace& workspace, const Parallel& parallel) {
   kernels().residual(x, neighbours, n, w, y, workspace, parallel);
+}
+
+void octree_linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel) {
+  kernels().linear(x, n, w, act, y, parallel);
 }
 
 void octree_mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,

@@ -8,16 +8,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/row_list.h"
 #include "cpu/simd.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 namespace zerograsp {
 namespace {
 
-constexpr int kMaxTile = 128;
 constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer takes fewer rows
 static_assert(4 * kMaxOutputs <= kTileFloats, "the smallest tile must fit");
 constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
@@ -60,13 +56,6 @@ inline void multiply_rows(const float* const* x, int count, int offset, int cin,
     default: break;
   }
 }
-
-// Rows of a tile: where each reads its input and where it accumulates.
-struct RowList {
-  const float* x[kMaxTile];
-  float* acc[kMaxTile];
-  int count = 0;
-};
 
 // acc += x @ W[tap] for the rows of the list
 inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
@@ -117,71 +106,12 @@ inline void copy_out(float* y, const float* acc, int rows, const PackedWeight& w
   for (int r = 0; r < rows; ++r) std::memcpy(y + static_cast<std::size_t>(r) * w.cout, acc + r * w.cout_padded, sizeof(float) * w.cout);
 }
 
-#ifdef __AVX2__
-// For every mask of 8 lanes the permutation that moves the set lanes to the front, one byte a lane.
-struct LeftPack {
-  std::uint64_t order[256];
-  constexpr LeftPack() : order() {
-    for (unsigned mask = 0; mask < 256; ++mask) {
-      std::uint64_t packed = 0;
-      int k = 0;
-      for (unsigned lane = 0; lane < 8; ++lane)
-        if ((mask >> lane & 1u) != 0) packed |= static_cast<std::uint64_t>(lane) << (8 * k++);
-      order[mask] = packed;
-    }
-  }
-};
-constexpr LeftPack kLeftPack;
-#endif
-
-// Makes `list` the rows of the tile whose neighbour at this tap exists.
-inline void gather_rows(const float* x, int stride, const std::int32_t* neighbours, int rows, float* acc, int acc_stride,
-                        RowList& list) {
-  int count = 0;
-#ifdef __AVX2__
-  // Left-packs eight entries, and their row numbers, at a time.
-  alignas(32) std::int32_t source[kMaxTile + 8];
-  alignas(32) std::int32_t row[kMaxTile + 8];
-  int r = 0;
-  __m256i row_ids = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  for (; r + 8 <= rows; r += 8) {
-    const __m256i j = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(neighbours + r));
-    const unsigned missing = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(j)));
-    const unsigned present = ~missing & 0xffu;
-    if (present != 0) {
-      const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kLeftPack.order[present])));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(source + count), _mm256_permutevar8x32_epi32(j, order));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + count), _mm256_permutevar8x32_epi32(row_ids, order));
-      count += __builtin_popcount(present);
-    }
-    row_ids = _mm256_add_epi32(row_ids, _mm256_set1_epi32(8));
-  }
-  for (; r < rows; ++r) {
-    source[count] = neighbours[r];
-    row[count] = r;
-    count += neighbours[r] >= 0;
-  }
-  for (int i = 0; i < count; ++i) {
-    list.x[i] = x + static_cast<std::size_t>(source[i]) * stride;
-    list.acc[i] = acc + row[i] * acc_stride;
-  }
-#else
-  for (int r = 0; r < rows; ++r) {
-    const std::int32_t j = neighbours[r];
-    list.x[count] = x + static_cast<std::ptrdiff_t>(j) * stride;
-    list.acc[count] = acc + r * acc_stride;
-    count += j >= 0;
-  }
-#endif
-  list.count = count;
-}
-
 // acc (rows, cout_padded) += the convolution of rows [first, first + rows) of the table
 inline void convolve_tile(const float* x, int stride, const std::int32_t* neighbours, std::int64_t n, std::int64_t first,
                           int rows, const PackedWeight& w, float* acc) {
   RowList list;
   for (int k = 0; k < w.taps; ++k) {
-    gather_rows(x, stride, neighbours + static_cast<std::size_t>(k) * n + first, rows, acc, w.cout_padded, list);
+    list_rows(x, stride, neighbours + static_cast<std::size_t>(k) * n + first, rows, acc, w.cout_padded, list);
     accumulate(list, w, k);
   }
 }
@@ -223,7 +153,7 @@ void downsample(const float* x, const std::int32_t* children, std::int64_t n, co
     alignas(64) float acc[kTileFloats];
     RowList list;
     fill_bias(acc, rows, w);
-    gather_rows(x, w.cin, children + first, rows, acc, w.cout_padded, list);  // eight siblings are one row of x
+    list_rows(x, w.cin, children + first, rows, acc, w.cout_padded, list);  // eight siblings are one row of x
     accumulate(list, w, 0);
     activate_buffer(acc, rows * w.cout_padded, act);
     copy_out(y + first * w.cout, acc, rows, w);
@@ -292,6 +222,16 @@ void residual(const float* x, const std::int32_t* neighbours, std::int64_t n, co
   });
 }
 
+void linear(const float* x, std::int64_t n, const PackedWeight& w, Activation act, float* y, const Parallel& parallel) {
+  for_tiles(n, tile_rows(w.cout_padded), parallel, [&](std::int64_t first, int rows) {
+    alignas(64) float acc[kTileFloats];
+    fill_bias(acc, rows, w);
+    dense_tile(x + first * w.cin, w.cin, rows, w, 0, acc);
+    activate_buffer(acc, rows * w.cout_padded, act);
+    copy_out(y + first * w.cout, acc, rows, w);
+  });
+}
+
 void mlp(const float* x, std::int64_t n, const PackedWeight& w1, const PackedWeight& w2, float* y,
          const Parallel& parallel) {
   for_tiles(n, tile_rows(std::max(w1.cout_padded, w2.cout_padded)), parallel, [&](std::int64_t first, int rows) {
@@ -342,7 +282,7 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
 #define ZG_STRING(a) ZG_STRING_(a)
 
 const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
-  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &mlp, &grid};
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid};
   return kernels;
 }
 

@@ -10,6 +10,7 @@ struct ConvolutionKernels {
   decltype(&octree_downsample) downsample;
   decltype(&octree_upsample) upsample;
   decltype(&octree_residual) residual;
+  decltype(&octree_linear) linear;
   decltype(&octree_mlp) mlp;
   decltype(&grid_conv) grid;
 };

@@ -54,6 +54,11 @@ void residual(const Floats2& x, const Ints2& neighbours, const ResidualWeights& 
                   openmp(threads));
 }
 
+void linear(const Floats2& x, const PackedWeight& w, int activation, const Out2& out, int threads) {
+  octree_linear(x.data(), static_cast<std::int64_t>(x.shape(0)), w, static_cast<Activation>(activation), out.data(),
+                openmp(threads));
+}
+
 void mlp(const Floats2& x, const PackedWeight& w1, const PackedWeight& w2, const Out2& out, int threads) {
   octree_mlp(x.data(), static_cast<std::int64_t>(x.shape(0)), w1, w2, out.data(), openmp(threads));
 }
@@ -73,6 +78,11 @@ void bind_convolution(nb::module_& m) {
              new (self) PackedWeight(pack(weight, data_or_null(bias)));
            },
            nb::arg("weight"), nb::arg("bias").none())
+      .def_static("mirrored",
+                  [](const Floats3& weight) {
+                    return PackedWeight::mirrored(weight.data(), static_cast<int>(weight.shape(0)),
+                                                  static_cast<int>(weight.shape(1)), static_cast<int>(weight.shape(2)));
+                  })
       .def_ro("taps", &PackedWeight::taps)
       .def_ro("cin", &PackedWeight::cin)
       .def_ro("cout", &PackedWeight::cout);
@@ -92,6 +102,7 @@ void bind_convolution(nb::module_& m) {
   m.def("octree_upsample", &upsample, nb::arg("x"), nb::arg("split_rows"), nb::arg("weight"), nb::arg("activation"),
         nb::arg("skip").none(), nb::arg("skip_index").none(), nb::arg("out"), nb::arg("threads"), Release());
   m.def("octree_residual", &residual, Release());
+  m.def("octree_linear", &linear, Release());
   m.def("octree_mlp", &mlp, Release());
   m.def("grid_conv", &grid, nb::arg("x"), nb::arg("table"), nb::arg("weight"), nb::arg("activation"),
         nb::arg("residual").none(), nb::arg("out"), nb::arg("threads"), Release());

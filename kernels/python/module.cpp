@@ -6,4 +6,5 @@ NB_MODULE(_core, m) {
   zerograsp::bind_convolution(m);
   zerograsp::bind_octree(m);
   zerograsp::bind_occlusion(m);
+  zerograsp::bind_training(m);
 }

@@ -14,5 +14,6 @@ using Array = nb::ndarray<T, nb::ndim<Rank>, nb::c_contig, nb::device::cpu>;
 void bind_convolution(nb::module_& m);
 void bind_octree(nb::module_& m);
 void bind_occlusion(nb::module_& m);
+void bind_training(nb::module_& m);
 
 }  // namespace zerograsp

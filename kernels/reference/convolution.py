@@ -15,6 +15,7 @@ __all__ = [
     "grid_conv",
     "octree_conv",
     "octree_downsample",
+    "octree_linear",
     "octree_mlp",
     "octree_residual",
     "octree_upsample",
@@ -99,6 +100,10 @@ def octree_residual(
     inner = octree_conv(inner, neighbours, w3, b3, "gelu")
     shortcut = x.astype(np.float64) if wc is None else x.astype(np.float64) @ wc[0]
     return activate(shortcut + inner @ wb[0] + bb, "elu")
+
+
+def octree_linear(x: Floats, weight: Floats, bias: Floats, activation: str = "none") -> Doubles:
+    return activate(x.astype(np.float64) @ weight[0] + bias, activation)
 
 
 def octree_mlp(x: Floats, w1: Floats, b1: Floats, w2: Floats, b2: Floats) -> Doubles:
