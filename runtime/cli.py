@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
     "doctor": ("zerograsp_edge.runtime.commands.doctor", "Doctor"),

@@ -16,6 +16,7 @@ from zerograsp_edge.runtime.camera.scene import SceneObject, make_scene
 from zerograsp_edge.runtime.camera.shading import TABLES, shade
 from zerograsp_edge.runtime.errors import EndOfFrames
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.simulation.sensor import stereo_noise
 
 if TYPE_CHECKING:
     import trimesh
@@ -261,31 +262,3 @@ def cast(
         nearest[rays[closer]] = t[closer]
         labels[rays[closer]] = i
     return nearest, labels, covered
-
-
-def stereo_noise(
-    depth: np.ndarray, focal: float, rng: np.random.Generator, baseline: float = 50.0
-) -> np.ndarray:
-    """Depth as a stereo camera would measure it, (H, W) float32 mm; holes are 0.
-
-    Disparity is focal * baseline / z; its error is a smooth field of 0.06 pixels and it is quantised to 1/32
-    pixel, so the depth error grows with z^2. A pixel whose surface the right imager cannot see, because
-    something to its right in the left picture lands on the same place, has no measurement.
-
-    Args:
-        depth: (H, W) float32 exact depth of the left imager, mm.
-        focal: pixels.
-        baseline: mm.
-    """
-    import cv2
-
-    valid = depth > 0
-    disparity = np.where(valid, focal * baseline / np.where(valid, depth, 1), 0)
-    right_column = np.arange(depth.shape[1]) - disparity
-    leftmost_beyond = np.minimum.accumulate(right_column[:, ::-1], axis=1)[:, ::-1]
-    hidden = np.zeros(depth.shape, bool)
-    hidden[:, :-1] = right_column[:, :-1] > leftmost_beyond[:, 1:] + 0.5
-    field = cv2.GaussianBlur(rng.normal(size=depth.shape), (0, 0), 1.5)
-    disparity = np.rint((disparity + 0.06 * field / field.std()) * 32) / 32
-    seen = valid & ~hidden & (disparity > 0)
-    return np.where(seen, focal * baseline / np.where(seen, disparity, 1), 0).astype(np.float32)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zerograsp_edge.runtime.camera.simulated import MAX_OBJECTS, GroundTruth, SimulatedCamera, stereo_noise
+from zerograsp_edge.runtime.camera.simulated import MAX_OBJECTS, GroundTruth, SimulatedCamera
 from zerograsp_edge.runtime.errors import EndOfFrames
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.simulation.sensor import stereo_noise
 from zerograsp_edge.runtime.simulation.shapes import Box, Capsule, Cylinder, RoundedBox, Shape, Sphere, Torus
 
 SHAPES: list[Shape] = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerograsp_edge.runtime.simulation.shapes.base import ON_EDGE, ON_SIDE, UPRIGHT, Shape
+from zerograsp_edge.runtime.simulation.shapes.convex import hull_of_balls
 
 if TYPE_CHECKING:
     import trimesh
@@ -65,6 +66,9 @@ class Sphere(Shape):
         import trimesh
 
         return trimesh.creation.icosphere(subdivisions=4, radius=self.radius)
+
+    def parts(self) -> list[np.ndarray]:
+        return [hull_of_balls(np.zeros((1, 3)), self.radius, subdivisions=2)]
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,10 @@ class Capsule(Shape):
         mesh.apply_translation(-mesh.bounds.mean(axis=0))
         return mesh
 
+    def parts(self) -> list[np.ndarray]:
+        ends = np.array([[0, 0, -self.half_height], [0, 0, self.half_height]])
+        return [hull_of_balls(ends, self.radius, subdivisions=2)]
+
 
 @dataclass(frozen=True)
 class Torus(Shape):
@@ -172,6 +180,22 @@ class Torus(Shape):
         import trimesh
 
         return trimesh.creation.torus(self.major, self.minor, major_sections=96, minor_sections=48)
+
+    def parts(self) -> list[np.ndarray]:
+        """Twenty sectors, each between two 12-sided cross-sections.
+
+        Sections and ring are stretched half way from the inscribed to the circumscribed polygon.
+        """
+        half = np.pi / 20
+        turn = np.arange(12) * (np.pi / 6)
+        minor = self.minor * 2 / (1 + np.cos(np.pi / 12))
+        r, z = (self.major + minor * np.cos(turn)) * 2 / (1 + np.cos(half)), minor * np.sin(turn)
+        return [
+            np.concatenate(
+                [np.stack([r * np.cos(a), r * np.sin(a), z], axis=1) for a in (middle - half, middle + half)]
+            )
+            for middle in np.arange(20) * 2 * half
+        ]
 
 
 @dataclass(frozen=True)
@@ -203,6 +227,10 @@ class RoundedBox(Shape):
         outward = mesh.vertices - core
         mesh.vertices = core + outward * (self.radius / np.linalg.norm(outward, axis=1, keepdims=True))
         return mesh
+
+    def parts(self) -> list[np.ndarray]:
+        corners = np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(-1, 3)
+        return [hull_of_balls(corners * (self.half_extents - self.radius), self.radius)]
 
 
 def _sphere_hit(origins: np.ndarray, directions: np.ndarray, radius: float) -> np.ndarray:
