@@ -60,13 +60,13 @@ def full_octree(config: NetworkConfig, objects: int, device: torch.device) -> Oc
     return Octree.init_octree(config.max_lod, config.min_lod, objects, device)
 
 
-def grow(octree: Octree, split: Tensor, depth: int) -> None:
-    """Give the nodes of `depth` where `split` (N,) bool is set their 8 children, with neighbours.
+def grow(octree: Octree, split: Tensor, depth: int, neighbours: bool = True) -> None:
+    """Give the nodes of `depth` where `split` (N,) bool is set their 8 children, with ocnn's neighbours or without.
 
     If none is set, node 0 splits all the same, as in ocnn: no depth is ever without nodes.
     """
     octree.octree_split(split.long(), depth)
-    octree.octree_grow(depth + 1)
+    octree.octree_grow(depth + 1, update_neigh=neighbours)
 
 
 def run_decoder(
@@ -139,7 +139,7 @@ def run_decoder(
 
         if depth < config.max_lod:
             if target is None:
-                grow(octree, split, depth)
+                grow(octree, split, depth, neighbours=not fused)
             splits[depth] = octree.nempty_mask(depth)
         else:
             splits[depth] = split

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ocnn.octree import Octree
+from torch import Tensor
 
 from zerograsp_edge.export.network.config import NetworkConfig
 from zerograsp_edge.export.network.preprocess import FrameInputs, prepare_frame
 from zerograsp_edge.runtime.errors import ZeroGraspError
 
 from .augment import Augmentation, Augmented, augment, dihedral, without_objects
-from .sample import SceneSample, View
+from .sample import GRASPNESS, SceneSample, View
 from .targets import ObjectTarget, TargetError, frame_targets, target_octree
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class TrainingView:
 
     frame: FrameInputs
     targets: tuple[ObjectTarget, ...]
+    labelled: bool
+    """Whether the scene has grasp labels: a grasp somewhere on some object."""
 
     @property
     def nodes(self) -> int:
@@ -77,6 +81,8 @@ class Batch:
 
     frames: tuple[FrameInputs, ...]
     target: Octree
+    labelled: Tensor
+    """(B,) bool, objects of scenes that have grasp labels."""
     cursor: Cursor
     """Of the stream after this batch."""
     scenes: int
@@ -90,6 +96,11 @@ class Batch:
     def nodes(self) -> int:
         """Of the target's finest depth."""
         return int(self.target.nnum[self.target.depth])
+
+    @property
+    def labelled_rows(self) -> Tensor:
+        """(S,) bool: the target's non-empty finest nodes whose object has grasp labels."""
+        return self.labelled[self.target.batch_id(self.target.depth, nempty=True)]
 
 
 def scene_names(folder: Path) -> tuple[str, ...]:
@@ -115,7 +126,8 @@ def prepare_view(
         raise TargetError("the mask has no background pixel (0)", ())
     frame = prepare_frame(config, changed.rgb, changed.depth, mask, changed.intrinsics)
     try:
-        return TrainingView(frame, frame_targets(config, frame, scene, view, changed.warp))
+        targets = frame_targets(config, frame, scene, view, changed.warp)
+        return TrainingView(frame, targets, any(o.grasps[:, GRASPNESS].any() for o in scene.objects))
     except TargetError as error:
         known = {o.object_id for o in scene.objects}
         if not set(error.object_ids) <= known:
@@ -126,7 +138,7 @@ def prepare_view(
 class SceneStream:
     """Batches without end; a thread prepares them ahead.
 
-    Unreadable scenes are skipped; `skipped` has them with the reason. An object is left out of a view whose targets
+    Scenes that cannot be used are skipped; `skipped` has them with the reason. An object is left out of a view whose targets
     alone exceed `limits.max_nodes`; `objects_left_out` counts them.
 
     Args:
@@ -219,7 +231,8 @@ class SceneStream:
 
     def _batch(self, views: list[TrainingView], cursor: Cursor) -> Batch:
         target = target_octree(self.config, [t for v in views for t in v.targets])
-        return Batch(tuple(v.frame for v in views), target, cursor, len(cursor.names))
+        labelled = torch.tensor([v.labelled for v in views for _ in v.targets])
+        return Batch(tuple(v.frame for v in views), target, labelled, cursor, len(cursor.names))
 
     def _views(self) -> Iterator[tuple[TrainingView, Cursor]]:
         """Every usable view, with the cursor that begins with it."""

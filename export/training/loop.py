@@ -263,7 +263,9 @@ class Trainer:
         prediction = self.network.forward_train(
             batch.frames, batch.target, noise, from_prior=draws < share
         )
-        terms = loss_terms(self.network.config, prediction, self.settings.losses)
+        terms = loss_terms(
+            self.network.config, prediction, self.settings.losses, batch.labelled_rows
+        )
         if self._teacher is not None:
             taught = self._teacher(batch.frames, batch.target)
             terms.update(distillation_terms(self.network.config, prediction, taught))

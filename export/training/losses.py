@@ -59,10 +59,18 @@ class LossWeights:
                 raise ValueError(f"{field.name}: expected a weight >= 0, got {getattr(self, field.name)!r}")
 
 
-def loss_terms(config: NetworkConfig, prediction: TrainingPrediction, weights: LossWeights) -> Terms:
+def loss_terms(
+    config: NetworkConfig,
+    prediction: TrainingPrediction,
+    weights: LossWeights,
+    labelled: Tensor | None = None,
+) -> Terms:
     """Every term without its weight: scalars by name; `occupancy_<d>` per depth.
 
-    `kl` is missing where the network has no posterior.
+    `kl` is missing where the network has no posterior, the grasp terms where no object has grasp labels.
+
+    Args:
+        labelled: (S,) bool, rows of the signal whose object has grasp labels; None: all.
     """
     terms: Terms = {}
     for depth, logits in prediction.logits.items():
@@ -71,7 +79,10 @@ def loss_terms(config: NetworkConfig, prediction: TrainingPrediction, weights: L
     terms["normal"] = normal_loss(signal[:, NORMAL], target[:, NORMAL], weights.normal_length)
     voxel = config.cube_size / (1 << config.max_lod)
     terms["sdf"] = smooth_l1(signal[:, SDF] / voxel, target[:, SDF] / voxel).mean()
-    terms.update(grasp_terms(signal, target, weights.foreground))
+    if labelled is None or labelled.all():
+        terms.update(grasp_terms(signal, target, weights.foreground))
+    elif labelled.any():
+        terms.update(grasp_terms(signal[labelled], target[labelled], weights.foreground))
     if prediction.posterior is not None:
         terms["kl"] = kl_divergence(prediction.posterior, prediction.prior).mean()
     return terms

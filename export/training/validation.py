@@ -32,6 +32,8 @@ class ValidationView:
     targets: tuple[ObjectTarget, ...]
     surfaces: tuple[Surface, ...]
     """Complete, also outside the cube; camera frame, mm."""
+    labelled: bool
+    """Whether the scene has grasp labels."""
 
 
 def load_views(config: NetworkConfig, folder: Path, count: int) -> tuple[ValidationView, ...]:
@@ -53,7 +55,7 @@ def load_views(config: NetworkConfig, folder: Path, count: int) -> tuple[Validat
         for i in prepared.frame.object_ids:
             points, normals, _ = surface_in_camera(by_id[i], view.camera_pose)
             surfaces.append(Surface(points, normals))
-        views.append(ValidationView(prepared.frame, prepared.targets, tuple(surfaces)))
+        views.append(ValidationView(prepared.frame, prepared.targets, tuple(surfaces), prepared.labelled))
     return tuple(views)
 
 
@@ -78,7 +80,8 @@ def validate(
         objects = len(view.frame.object_ids)
         every = torch.ones(objects, dtype=torch.bool)
         trained = network.forward_train(view.frame, target_octree(config, view.targets), from_prior=every)
-        losses.append({k: float(v) for k, v in loss_terms(config, trained, weights).items()})
+        labelled = torch.full((len(trained.signal),), view.labelled)
+        losses.append({k: float(v) for k, v in loss_terms(config, trained, weights, labelled).items()})
         predicted = predict_surfaces(network, view.frame, max_nodes)
         if predicted is None:
             overgrown += 1
@@ -88,7 +91,10 @@ def validate(
             compare(p, truth, max_queries=_QUERIES) for p, truth in zip(predicted, view.surfaces, strict=True)
         ]
     summary = summarise(scores)
-    means = {f"loss/{k}": sum(row[k] for row in losses) / len(losses) for k in losses[0]}
+    means = {}
+    for name in {k: None for row in losses for k in row}:
+        values = [row[name] for row in losses if name in row]
+        means[f"loss/{name}"] = sum(values) / len(values)
     return {
         **summary.means,
         "missed": summary.missed,

@@ -127,16 +127,13 @@ void statistics(const float* x, std::int64_t n, int channels, float* mean, float
   }
 }
 
-// Per-column factors over one cycle: x * scale + shift is the normalised, weighted and biased x.
+// Per-column factors over one cycle: (x - mean) * scale + bias. The mean comes off first: it may be large beside the deviation.
 struct Factors {
-  Factors(const Layout& layout, const Normalisation& norm) : scale(layout.cycle), shift(layout.cycle) {
-    for (int i = 0; i < layout.cycle; ++i) {
-      const int c = i % layout.channels;
-      scale[i] = norm.weight[c] * norm.inverse_deviation[c];
-      shift[i] = norm.bias[c] - norm.mean[c] * scale[i];
-    }
+  Factors(const Layout& layout, const Normalisation& norm)
+      : mean(layout.over_cycle(norm.mean)), scale(layout.over_cycle(norm.weight)), bias(layout.over_cycle(norm.bias)) {
+    for (int i = 0; i < layout.cycle; ++i) scale[i] *= norm.inverse_deviation[i % layout.channels];
   }
-  std::vector<float> scale, shift;
+  std::vector<float> mean, scale, bias;
 };
 
 template <Activation A>
@@ -144,17 +141,17 @@ void forward_as(const float* x, std::int64_t n, const Normalisation& norm, const
                 const Parallel& parallel) {
   const Layout layout(n, norm.channels);
   const Factors f(layout, norm);
-  const float *scale = f.scale.data(), *shift = f.shift.data();
+  const float *mean = f.mean.data(), *scale = f.scale.data(), *bias = f.bias.data();
   parallel_for(parallel, static_cast<std::size_t>(layout.blocks), [&](std::size_t b) {
     for_vectors(
         layout, static_cast<std::int64_t>(b),
         [&](std::int64_t at, int place) {
-          Vec z = load(x + at) * load(scale + place) + load(shift + place);
+          Vec z = (load(x + at) - load(mean + place)) * load(scale + place) + load(bias + place);
           if (residual != nullptr) z += load(residual + at);
           store(y + at, activate<A>(z));
         },
         [&](std::int64_t at, int place, int count) {
-          Vec z = load_part(x + at, count) * load(scale + place) + load(shift + place);
+          Vec z = (load_part(x + at, count) - load(mean + place)) * load(scale + place) + load(bias + place);
           if (residual != nullptr) z += load_part(residual + at, count);
           store_part(y + at, activate<A>(z), count);
         });
@@ -168,8 +165,8 @@ void backward_as(const float* dy, const float* x, std::int64_t n, const Normalis
   const Layout layout(n, norm.channels);
   const int channels = norm.channels;
   const Factors f(layout, norm);
-  const float *scale = f.scale.data(), *shift = f.shift.data();
-  const std::vector<float> mean = layout.over_cycle(norm.mean), inverse = layout.over_cycle(norm.inverse_deviation);
+  const float *mean = f.mean.data(), *scale = f.scale.data(), *bias = f.bias.data();
+  const std::vector<float> inverse = layout.over_cycle(norm.inverse_deviation);
   float* g = residual != nullptr ? dresidual : dx;  // the gradient before the normalisation
   float* partial = workspace.floats(static_cast<std::size_t>(layout.blocks) * 2 * channels);
 
@@ -178,22 +175,22 @@ void backward_as(const float* dy, const float* x, std::int64_t n, const Normalis
     for_vectors(
         layout, static_cast<std::int64_t>(b),
         [&](std::int64_t at, int place) {
-          const Vec value = load(x + at);
-          Vec z = value * load(scale + place) + load(shift + place);
+          const Vec centred = load(x + at) - load(mean + place);
+          Vec z = centred * load(scale + place) + load(bias + place);
           if (residual != nullptr) z += load(residual + at);
           const Vec d = load(dy + at) * slope<A>(z);
           store(g + at, d);
           store(&sum[place], load(&sum[place]) + d);
-          store(&product[place], load(&product[place]) + d * (value - load(&mean[place])));
+          store(&product[place], load(&product[place]) + d * centred);
         },
         [&](std::int64_t at, int place, int count) {
-          const Vec value = load_part(x + at, count);
-          Vec z = value * load(scale + place) + load(shift + place);
+          const Vec centred = load_part(x + at, count) - load(mean + place);
+          Vec z = centred * load(scale + place) + load(bias + place);
           if (residual != nullptr) z += load_part(residual + at, count);
           const Vec d = load_part(dy + at, count) * slope<A>(z);  // 0 beyond the end
           store_part(g + at, d, count);
           store(&sum[place], load(&sum[place]) + d);
-          store(&product[place], load(&product[place]) + d * (value - load(&mean[place])));
+          store(&product[place], load(&product[place]) + d * centred);
         });
     float* out = partial + 2 * b * channels;
     for (int c = 0; c < channels; ++c) {
@@ -222,12 +219,12 @@ void backward_as(const float* dy, const float* x, std::int64_t n, const Normalis
     for_vectors(
         layout, static_cast<std::int64_t>(b),
         [&](std::int64_t at, int place) {
-          store(dx + at, load(g + at) * load(scale + place) + (load(x + at) - load(&mean[place])) * load(&tilt[place]) +
+          store(dx + at, load(g + at) * load(scale + place) + (load(x + at) - load(mean + place)) * load(&tilt[place]) +
                              load(&offset[place]));
         },
         [&](std::int64_t at, int place, int count) {
-          const Vec value = load_part(x + at, count) - load(&mean[place]);
-          store_part(dx + at, load_part(g + at, count) * load(scale + place) + value * load(&tilt[place]) + load(&offset[place]),
+          const Vec centred = load_part(x + at, count) - load(mean + place);
+          store_part(dx + at, load_part(g + at, count) * load(scale + place) + centred * load(&tilt[place]) + load(&offset[place]),
                      count);
         });
   });

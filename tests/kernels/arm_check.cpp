@@ -13,6 +13,7 @@
 #include "core/convolution.h"
 #include "core/occlusion.h"
 #include "core/octree.h"
+#include "core/training.h"
 
 using namespace zerograsp;
 
@@ -156,6 +157,43 @@ void check_residual(int n, int cin, int hidden, int cout, bool projected, const 
   }
   for (double& v : expected) v = activate(v, Activation::kElu);
   compare("octree_residual", y, expected);
+}
+
+void check_weight_gradient(int n, int cin, int cout, const Parallel& parallel) {
+  const Floats x = rng.floats(std::size_t(n) * cin, 1), dy = rng.floats(std::size_t(n) * cout, 1 / std::sqrt(float(n) + 1));
+  const Ints neighbours = rng.table(std::size_t(27) * n, n, 40);
+  Floats dw(std::size_t(27) * cin * cout);
+  std::vector<double> expected(dw.size());
+  for (int k = 0; k < 27; ++k)
+    for (int r = 0; r < n; ++r) {
+      const std::int32_t j = neighbours[std::size_t(k) * n + r];
+      for (int i = 0; j >= 0 && i < cin; ++i)
+        for (int o = 0; o < cout; ++o)
+          expected[(std::size_t(k) * cin + i) * cout + o] += double(x[std::size_t(j) * cin + i]) * dy[std::size_t(r) * cout + o];
+    }
+  Workspace workspace;
+  conv_weight_gradient(x.data(), cin, {neighbours.data(), n, 27}, dy.data(), n, cout, dw.data(), workspace, parallel);
+  compare("octree_weight_gradient", dw, expected);
+}
+
+void check_normalise(int n, int channels, Activation act, const Parallel& parallel) {
+  const Floats x = rng.floats(std::size_t(n) * channels, 2), weight = rng.floats(channels, 1), bias = rng.floats(channels, 1);
+  Floats mean(channels), variance(channels), inverse(channels), y(x.size());
+  Workspace workspace;
+  batch_statistics(x.data(), n, channels, mean.data(), variance.data(), workspace, parallel);
+  std::vector<double> expected(x.size());
+  for (int c = 0; c < channels; ++c) {
+    double m = 0, v = 0;
+    for (int r = 0; r < n; ++r) m += x[std::size_t(r) * channels + c] / double(n);
+    for (int r = 0; r < n; ++r) v += (x[std::size_t(r) * channels + c] - m) * (x[std::size_t(r) * channels + c] - m) / double(n);
+    inverse[c] = 1 / std::sqrt(variance[c] + 1e-1f);
+    for (int r = 0; r < n; ++r) {
+      const std::size_t at = std::size_t(r) * channels + c;
+      expected[at] = activate((x[at] - m) / std::sqrt(v + 1e-1f) * weight[c] + bias[c], act);
+    }
+  }
+  normalise(x.data(), n, {channels, mean.data(), inverse.data(), weight.data(), bias.data(), act}, nullptr, y.data(), parallel);
+  compare("octree_normalise", y, expected);
 }
 
 void check_mlp(int n, int cin, int hidden, int cout, const Parallel& parallel) {
@@ -315,6 +353,8 @@ int main() {
         check_residual(n, c[0], c[1], c[1] + 3, true, parallel);
         check_residual(n, c[0], c[1], c[0], false, parallel);
         check_mlp(n, c[0], 2 * c[1], c[1], parallel);
+        check_weight_gradient(n, c[0], c[1], parallel);
+        check_normalise(n, c[1], act, parallel);
       }
     for (int r : {1, 2, 4, 8}) check_grid(r == 8 ? 1 : 150 / (r * r * r), r, 5, 16, acts[(r + 1) % 4], parallel);
   }

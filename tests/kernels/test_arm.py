@@ -33,7 +33,7 @@ def build(compiler: str, folder: Path) -> Path:
     sources = [CHECK, *sorted((KERNELS / "cpu").glob("*.cpp"))]
 
     def compile_one(source: Path) -> Path:
-        fused = source.name == "convolution_isa.cpp"
+        fused = source.name.endswith("_isa.cpp")
         flags = [*exact, "-DZG_ISA=baseline"] if fused else [*exact, "-DZG_HAVE_ISA_baseline=1"]
         compiled = folder / f"{source.stem}.o"
         contract = "-ffp-contract=fast" if fused else "-ffp-contract=off"
@@ -59,7 +59,7 @@ def test_arm_computes_what_plain_loops_and_the_host_compute(tmp_path: Path) -> N
     code = _run(["aarch64-linux-gnu-objdump", "-d", str(arm.parent / "convolution_isa.o")])
     assert len(re.findall(r"\bfmla\s+v\d+\.4s", code)) > 100, "the convolution is not vectorised with NEON"
     on_arm, on_host = _run([EMULATOR, str(arm)]), _run([str(host)])
-    for name in ("conv", "downsample", "upsample", "residual", "mlp"):
+    for name in ("conv", "downsample", "upsample", "residual", "mlp", "weight_gradient", "normalise"):
         assert len(re.findall(f"^ok octree_{name}:", on_arm, re.MULTILINE)) >= 32
     assert len(re.findall("^ok grid_conv:", on_arm, re.MULTILINE)) == 8
     hashes = [re.findall("^hash .*", text, re.MULTILINE) for text in (on_arm, on_host)]

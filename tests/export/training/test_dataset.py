@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +78,39 @@ def test_a_batch_ends_with_its_limits_but_has_two_objects(scenes: Path) -> None:
 
 
 def test_objects_beyond_the_limit_are_left_out_of_their_view(scenes: Path) -> None:
-    with SceneStream(scenes, TINY, 0, KEEP_ALL, BatchLimits(max_nodes=1200)) as stream:
+    with SceneStream(scenes, TINY, 0, KEEP_ALL) as stream:
+        views = stream._views()
+        nodes = [[t.nodes for t in next(views)[0].targets] for _ in range(4)]
+    limit = max(sum(n) for n in nodes) - 1
+    with SceneStream(scenes, TINY, 0, KEEP_ALL, BatchLimits(max_nodes=limit)) as stream:
         views = stream._views()
         seen = [next(views)[0] for _ in range(4)]
-    assert stream.objects_left_out > 0
-    assert all(v.nodes <= 1200 and len(v.targets) >= 1 for v in seen)
+    assert stream.objects_left_out == sum(sum(n) > limit for n in nodes)
+    assert [len(v.targets) for v in seen] == [len(n) - (sum(n) > limit) for n in nodes]
+    assert all(v.nodes <= limit for v in seen)
     for view in seen:
         assert int(view.frame.labels.max()) == len(view.targets) - 1
+
+
+def test_a_view_that_is_too_large_by_itself_is_skipped(scenes: Path) -> None:
+    with SceneStream(scenes, TINY, 0, limits=BatchLimits(max_nodes=8)) as stream:
+        with pytest.raises(DatasetError, match=r"one object has \d+ nodes, the limit is 8"):
+            next(stream)
+
+
+def test_scenes_without_labels_train_shapes_only(scenes: Path, tmp_path: Path) -> None:
+    shutil.copy(scenes / "scene_0000.npz", tmp_path / "labelled.npz")
+    sample = SceneSample.load(scenes / "scene_0003.npz")
+    bare = tuple(replace(o, grasps=np.zeros_like(o.grasps)) for o in sample.objects)
+    replace(sample, objects=bare).save(tmp_path / "bare.npz")
+    limits = BatchLimits(max_frames=2)
+    with SceneStream(tmp_path, TINY, 0, KEEP_ALL, limits) as stream:
+        batch = next(stream)
+    assert sorted(batch.labelled.tolist()) == [False] * 3 + [True] * 3
+    rows = batch.labelled_rows
+    signal = torch.cat((batch.target.normals[TINY.max_lod], batch.target.features[TINY.max_lod]), dim=1)
+    assert rows.shape == (len(signal),)
+    assert signal[rows, 5].any() and not signal[~rows, 4:].any()
 
 
 def test_damaged_scenes_are_skipped_and_named(
@@ -97,11 +124,8 @@ def test_damaged_scenes_are_skipped_and_named(
     np.savez(folder / "other.npz", a=np.zeros(3))
     sample = SceneSample.load(folder / names[3])
     masks = [np.where(v.mask == 1, 77, v.mask).astype(np.uint8) for v in sample.views]
-    views = tuple(
-        type(v)(v.rgb, v.depth, m, v.intrinsics, v.camera_pose, v.visible_fraction)
-        for v, m in zip(sample.views, masks, strict=True)
-    )
-    SceneSample(0, "table", sample.objects, views).save(folder / "foreign.npz")
+    views = tuple(replace(v, mask=m) for v, m in zip(sample.views, masks, strict=True))
+    replace(sample, views=views).save(folder / "foreign.npz")
     with SceneStream(folder, TINY, seed=0) as stream:
         batches = [next(stream) for _ in range(6)]
     assert set(stream.skipped) == {names[0], "empty.npz", "other.npz", "foreign.npz"}

@@ -47,7 +47,7 @@ def test_the_gap_to_oneself_is_zero_and_closes_with_training(batch: Batch) -> No
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        gaps.append(float(loss))
+        gaps.append(float(loss.detach()))
     assert gaps[-1] < 0.6 * gaps[0]
 
 

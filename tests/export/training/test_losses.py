@@ -102,6 +102,19 @@ def test_directions_count_only_where_there_is_a_grasp_and_by_its_quality() -> No
     assert all(float(v) == 0 for k, v in grasp_terms(signal[without], target[without], 4).items() if k != "width")
 
 
+def test_objects_without_labels_say_nothing_about_grasps() -> None:
+    target = make_target()
+    labelled = torch.arange(len(target)) < 30
+    signal = target.clone()
+    signal[~labelled, 4:] += 1
+    prediction = make_prediction(signal, target)
+    some = loss_terms(TINY, prediction, LossWeights(), labelled)
+    assert all(abs(float(v)) < 1e-6 for v in some.values())
+    none = loss_terms(TINY, prediction, LossWeights(), torch.zeros(len(target), dtype=torch.bool))
+    assert set(some) - set(none) == {"graspness", "quality", "closing", "approach", "depth", "width"}
+    assert float(loss_terms(TINY, prediction, LossWeights())["graspness"]) > 0.1
+
+
 def test_rare_positive_labels_count_more() -> None:
     target = torch.tensor([1.0, 0.0, 0.0, 0.0])
     predicted = torch.tensor([0.0, 0.0, 0.0, 0.0])
