@@ -145,7 +145,9 @@ def _check_poses(rotation: NDArray[np.float32], translation: NDArray[np.float32]
     _check_metres("translation", translation)
     if not len(rotation):
         return
-    error = np.abs(np.matmul(rotation.transpose(0, 2, 1), rotation) - np.eye(3, dtype=np.float32)).max()
+    columns = rotation.transpose(2, 1, 0)
+    products = [np.einsum("ig,ig->g", columns[a], columns[b]) - (a == b) for a in range(3) for b in range(a + 1)]
+    error = np.abs(products).max()
     if not error <= ORTHONORMAL_TOLERANCE:  # NaN is not
         raise ValueError(
             f"rotation: expected orthonormal matrices, got one whose R^T R misses the identity by {error:g}"

@@ -34,6 +34,8 @@ struct Outcome {
   Status status;
 };
 
+constexpr int kBlock = 8;
+
 // Points in cells of a uniform grid, sorted by cell; cells that follow each other along the last axis are consecutive, so
 // that a column's points form one run. A cloud's first points (by index) are kept as well, for contacts without a point.
 struct PointGrid {
@@ -41,7 +43,7 @@ struct PointGrid {
   float cell;
   std::int32_t cells[3];
   const std::int32_t* first;  // (cells + 1) first point of every cell
-  const float* points;        // (n, 3) sorted by cell, m
+  const float *x, *y, *z;     // (n + kBlock) sorted by cell, m; behind the last point anything finite
   const std::int32_t* index;  // (n) position in the cloud
   const float* cloud;         // (total, 3) in its own order
   std::int64_t total;
@@ -56,9 +58,9 @@ struct Local {
   float x, y, z;
 };
 
-ZG_HD Local to_grasp_frame(const Pose& pose, const float* p) {
+ZG_HD Local to_grasp_frame(const Pose& pose, float x, float y, float z) {
   const float* r = pose.rotation;
-  const float dx = p[0] - pose.translation[0], dy = p[1] - pose.translation[1], dz = p[2] - pose.translation[2];
+  const float dx = x - pose.translation[0], dy = y - pose.translation[1], dz = z - pose.translation[2];
   return {dx * r[0] + dy * r[3] + dz * r[6], dx * r[1] + dy * r[4] + dz * r[7], dx * r[2] + dy * r[5] + dz * r[8]};
 }
 
@@ -70,56 +72,68 @@ struct Box {
 ZG_HD float smaller(float a, float b) { return a < b ? a : b; }
 ZG_HD float larger(float a, float b) { return a > b ? a : b; }
 
-// Calls visit(local point, index in the cloud) for every point of the grid that may lie in `box`, and some that do not;
-// ends when it returns false. Columns of cells along the grid's last axis are clipped against the box.
+// Calls visit(local point, index in the cloud) for every point of the grid in the closed `box`; ends when it returns false.
+// Columns of cells along the grid's last axis are clipped against the box; the points of a column come eight at a time, as
+// a loop that compilers turn into vector instructions.
 template <class Visit>
 ZG_HD void visit_box(const PointGrid& grid, const Pose& pose, const Box& box, Visit&& visit) {
   const float* r = pose.rotation;
+  const float* t = pose.translation;
   const float mid_x = 0.5f * (box.x0 + box.x1);
   const float half[3] = {0.5f * (box.x1 - box.x0), box.half_y, box.half_z};
   // What rounding, of points, cells and of the rotation itself, may move a point by; cells are looked at that much further.
-  const float* t = pose.translation;
   const float slack = 1e-3f * grid.cell + 1e-5f + 2e-4f * (half[0] + half[1] + half[2]) +
                       1e-6f * (fabsf(t[0]) + fabsf(t[1]) + fabsf(t[2]));
+  const float per_metre = 1.0f / grid.cell, half_cell = 0.5f * grid.cell;
   float centre[3], reach[3];
   std::int32_t low[3], high[3];
   for (int a = 0; a < 3; ++a) {
     centre[a] = t[a] + mid_x * r[3 * a] - grid.origin[a];
     reach[a] = fabsf(r[3 * a]) * half[0] + fabsf(r[3 * a + 1]) * half[1] + fabsf(r[3 * a + 2]) * half[2] + slack;
-    const float first = (centre[a] - reach[a]) / grid.cell, last = (centre[a] + reach[a]) / grid.cell;
+    const float first = (centre[a] - reach[a]) * per_metre, last = (centre[a] + reach[a]) * per_metre;
     const float cells = static_cast<float>(grid.cells[a]);
     if (!(last >= 0.0f) || !(first < cells)) return;
     low[a] = first > 0.0f ? static_cast<std::int32_t>(first) : 0;
     high[a] = last < cells ? static_cast<std::int32_t>(last) : grid.cells[a] - 1;
-    if (high[a] >= grid.cells[a]) high[a] = grid.cells[a] - 1;
   }
-  const float half_cell = 0.5f * grid.cell;
+  // On a column, |offset + z along| <= bound must hold for all three axes of the box; an axis across the column (along
+  // near 0) bounds nothing there, which is taken care of by the points' own test.
+  float bound[3], inverse[3];
+  for (int k = 0; k < 3; ++k) {
+    bound[k] = half[k] + half_cell * (fabsf(r[k]) + fabsf(r[3 + k])) + slack;
+    inverse[k] = fabsf(r[6 + k]) > 1e-3f ? 1.0f / r[6 + k] : 0.0f;
+  }
   for (std::int32_t i = low[0]; i <= high[0]; ++i) {
+    const float x = (static_cast<float>(i) + 0.5f) * grid.cell - centre[0];
     for (std::int32_t j = low[1]; j <= high[1]; ++j) {
-      const float x = (static_cast<float>(i) + 0.5f) * grid.cell - centre[0];
       const float y = (static_cast<float>(j) + 0.5f) * grid.cell - centre[1];
-      // Interval of z, relative to the box's centre, on which the column may touch all three slabs of the box.
       float from = -reach[2], to = reach[2];
       for (int k = 0; k < 3; ++k) {
-        const float along = r[6 + k], offset = x * r[k] + y * r[3 + k];
-        const float bound = half[k] + half_cell * (fabsf(r[k]) + fabsf(r[3 + k])) + slack;
-        if (fabsf(along) < 1e-4f) {
-          if (fabsf(offset) > bound + fabsf(along) * reach[2]) from = to + 1.0f;
-          continue;
-        }
-        const float a = (-bound - offset) / along, b = (bound - offset) / along;
-        from = larger(from, smaller(a, b));
-        to = smaller(to, larger(a, b));
+        if (inverse[k] == 0.0f) continue;
+        const float middle = -(x * r[k] + y * r[3 + k]) * inverse[k], spread = bound[k] * fabsf(inverse[k]);
+        from = larger(from, middle - spread);
+        to = smaller(to, middle + spread);
       }
       if (!(from <= to)) continue;
-      const float begin = (from + centre[2] - slack) / grid.cell, end = (to + centre[2] + slack) / grid.cell;
+      const float begin = (from + centre[2] - slack) * per_metre, end = (to + centre[2] + slack) * per_metre;
       const std::int32_t k0 = begin > static_cast<float>(low[2]) ? static_cast<std::int32_t>(begin) : low[2];
       const std::int32_t k1 = end < static_cast<float>(high[2]) ? static_cast<std::int32_t>(floorf(end)) : high[2];
       if (k0 > k1) continue;
       const std::int64_t column = (static_cast<std::int64_t>(i) * grid.cells[1] + j) * grid.cells[2];
       const std::int32_t stop = grid.first[column + k1 + 1];
-      for (std::int32_t n = grid.first[column + k0]; n < stop; ++n)
-        if (!visit(to_grasp_frame(pose, grid.points + 3 * static_cast<std::int64_t>(n)), grid.index[n])) return;
+      for (std::int32_t n = grid.first[column + k0]; n < stop; n += kBlock) {
+        float px[kBlock], py[kBlock], pz[kBlock];
+        std::int32_t inside[kBlock], any = 0;
+        for (int b = 0; b < kBlock; ++b) {
+          const Local p = to_grasp_frame(pose, grid.x[n + b], grid.y[n + b], grid.z[n + b]);
+          px[b] = p.x, py[b] = p.y, pz[b] = p.z;
+          inside[b] = (p.x >= box.x0) & (p.x <= box.x1) & (fabsf(p.y) <= box.half_y) & (fabsf(p.z) <= box.half_z);
+          any |= inside[b];
+        }
+        if (!any) continue;
+        for (int b = 0; b < kBlock && n + b < stop; ++b)
+          if (inside[b] && !visit(Local{px[b], py[b], pz[b]}, grid.index[n + b])) return;
+      }
     }
   }
 }
@@ -182,7 +196,8 @@ ZG_HD Outcome refine(const Gripper& g, const PointGrid& grid, const Pose& pose, 
             });
   // Every point that is not between the fingers counts as one in the middle: only the first of them can matter.
   for (std::int64_t i = 0; i < grid.total && i <= count; ++i) {
-    const Local p = to_grasp_frame(pose, grid.cloud + 3 * i);
+    const float* at = grid.cloud + 3 * i;
+    const Local p = to_grasp_frame(pose, at[0], at[1], at[2]);
     if (inside(p)) continue;
     left.offer(half_width, p.x, i);
     right.offer(half_width, p.x, i);

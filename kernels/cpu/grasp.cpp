@@ -12,7 +12,7 @@ using grasp::Pose;
 
 // Fine enough that the cells which a finger touches hold few other points, coarse enough that they are few. Where the
 // scene is so large that the grid would get more than kMaxCells, cells grow.
-constexpr float kCell = 0.008f;
+constexpr float kCell = 0.016f;
 constexpr double kMaxCells = 1 << 21;
 constexpr std::int64_t kGraspsPerTask = 16;
 constexpr std::int64_t kPointsPerTask = 1 << 14;
@@ -114,20 +114,22 @@ void GraspRefinement::build_grid(const Parallel& parallel, const GraspSet& grasp
     if (cell_of_[i] >= 0) ++first_[cell_of_[i] + 1];
   for (std::size_t c = 0; c < cells; ++c) first_[c + 1] += first_[c];
   const auto kept = static_cast<std::size_t>(first_[cells]);
-  reserve_size(sorted_, 3 * kept);
+  const std::size_t row = kept + grasp::kBlock;
+  reserve_size(sorted_, 3 * row);
   reserve_size(index_, kept);
   // Filling from the back leaves every cell's begin in place and its points in the cloud's order.
   for (std::int64_t i = n - 1; i >= 0; --i) {
     if (cell_of_[i] < 0) continue;
     const std::int32_t to = --first_[cell_of_[i] + 1];
     index_[to] = static_cast<std::int32_t>(i);
-    std::copy_n(points + 3 * i, 3, sorted_.begin() + 3 * static_cast<std::ptrdiff_t>(to));
+    for (int a = 0; a < 3; ++a) sorted_[a * row + static_cast<std::size_t>(to)] = points[3 * i + a];
   }
   // The ends were counted down to the begins: first_[c + 1] is now where cell c begins.
   std::copy(first_.begin() + 1, first_.begin() + static_cast<std::ptrdiff_t>(cells) + 1, first_.begin());
   first_[cells] = static_cast<std::int32_t>(kept);
 
-  grid_.first = first_.data(), grid_.points = sorted_.data(), grid_.index = index_.data();
+  grid_.first = first_.data(), grid_.index = index_.data();
+  grid_.x = sorted_.data(), grid_.y = grid_.x + row, grid_.z = grid_.y + row;
   grid_.cloud = points, grid_.total = n;
 }
 
