@@ -146,7 +146,9 @@ def _check_poses(rotation: NDArray[np.float32], translation: NDArray[np.float32]
     if not len(rotation):
         return
     columns = rotation.transpose(2, 1, 0)
-    products = [np.einsum("ig,ig->g", columns[a], columns[b]) - (a == b) for a in range(3) for b in range(a + 1)]
+    products = [
+        np.einsum("ig,ig->g", columns[a], columns[b]) - (a == b) for a in range(3) for b in range(a + 1)
+    ]
     error = np.abs(products).max()
     if not error <= ORTHONORMAL_TOLERANCE:  # NaN is not
         raise ValueError(

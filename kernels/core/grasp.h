@@ -44,7 +44,7 @@ struct PointGrid {
   std::int32_t cells[3];
   const std::int32_t* first;  // (cells + 1) first point of every cell
   const float *x, *y, *z;     // (n + kBlock) sorted by cell, m; behind the last point anything finite
-  const std::int32_t* index;  // (n) position in the cloud
+  const std::int32_t* index;  // (n + kBlock) position in the cloud
   const float* cloud;         // (total, 3) in its own order
   std::int64_t total;
 };
@@ -72,11 +72,18 @@ struct Box {
 ZG_HD float smaller(float a, float b) { return a < b ? a : b; }
 ZG_HD float larger(float a, float b) { return a > b ? a : b; }
 
-// Calls visit(local point, index in the cloud) for every point of the grid in the closed `box`; ends when it returns false.
-// Columns of cells along the grid's last axis are clipped against the box; the points of a column come eight at a time, as
-// a loop that compilers turn into vector instructions.
+// kBlock points in the grasp frame; those from `count` on are no part of the run. Loops over all lanes without branches
+// become vector instructions on a CPU.
+struct Block {
+  float x[kBlock], y[kBlock], z[kBlock];
+  const std::int32_t* index;  // in the cloud
+  std::int32_t count;
+};
+
+// Calls visit(block) for blocks that hold every point of the grid in the closed `box`, and others near it; ends when it
+// returns false. Columns of cells along the grid's last axis are clipped against the box.
 template <class Visit>
-ZG_HD void visit_box(const PointGrid& grid, const Pose& pose, const Box& box, Visit&& visit) {
+ZG_HD void visit_box(const PointGrid& grid, const Pose& pose, const Box& box, Visit& visit) {
   const float* r = pose.rotation;
   const float* t = pose.translation;
   const float mid_x = 0.5f * (box.x0 + box.x1);
@@ -122,35 +129,87 @@ ZG_HD void visit_box(const PointGrid& grid, const Pose& pose, const Box& box, Vi
       const std::int64_t column = (static_cast<std::int64_t>(i) * grid.cells[1] + j) * grid.cells[2];
       const std::int32_t stop = grid.first[column + k1 + 1];
       for (std::int32_t n = grid.first[column + k0]; n < stop; n += kBlock) {
-        float px[kBlock], py[kBlock], pz[kBlock];
-        std::int32_t inside[kBlock], any = 0;
+        Block block;
+        block.index = grid.index + n;
+        block.count = stop - n;
         for (int b = 0; b < kBlock; ++b) {
           const Local p = to_grasp_frame(pose, grid.x[n + b], grid.y[n + b], grid.z[n + b]);
-          px[b] = p.x, py[b] = p.y, pz[b] = p.z;
-          inside[b] = (p.x >= box.x0) & (p.x <= box.x1) & (fabsf(p.y) <= box.half_y) & (fabsf(p.z) <= box.half_z);
-          any |= inside[b];
+          block.x[b] = p.x, block.y[b] = p.y, block.z[b] = p.z;
         }
-        if (!any) continue;
-        for (int b = 0; b < kBlock && n + b < stop; ++b)
-          if (inside[b] && !visit(Local{px[b], py[b], pz[b]}, grid.index[n + b])) return;
+        if (!visit(block)) return;
       }
     }
   }
 }
 
+// Between the fingers: not beyond either finger's inner face.
 struct Inside {
   float base, depth, half_width, half_height;
-  ZG_HD bool operator()(const Local& p) const {
-    return fabsf(p.z) < half_height && p.x > base && p.x < depth && p.y >= -half_width && p.y <= half_width;
+  ZG_HD int operator()(float x, float y, float z) const {
+    return (fabsf(z) < half_height) & (x > base) & (x < depth) & (fabsf(y) <= half_width);
   }
 };
+
+constexpr std::int32_t kNone = 0x7fffffff;
 
 // The point nearest to a finger: the smallest distance, of equal ones the lowest index.
 struct Contact {
   float distance, x;
-  std::int64_t index;
-  ZG_HD void offer(float d, float at, std::int64_t i) {
-    if (index < 0 || d < distance || (d == distance && i < index)) distance = d, x = at, index = i;
+  std::int32_t index;
+  ZG_HD void offer(float d, float at, std::int32_t i) {
+    if (i < kNone && (index == kNone || d < distance || (d == distance && i < index))) distance = d, x = at, index = i;
+  }
+};
+
+// Counts the inner points and finds the contacts: lane by lane, joined at the end.
+struct ContactScan {
+  Inside inside;
+  std::int32_t inner[kBlock], left_index[kBlock], right_index[kBlock];
+  float left[kBlock], right[kBlock], left_x[kBlock], right_x[kBlock];
+
+  ZG_HD explicit ContactScan(const Inside& region) : inside(region) {
+    for (int b = 0; b < kBlock; ++b) {
+      inner[b] = 0, left_index[b] = right_index[b] = kNone;
+      left[b] = right[b] = 1e30f, left_x[b] = right_x[b] = 0.0f;
+    }
+  }
+
+  ZG_HD bool operator()(const Block& block) {
+    for (int b = 0; b < kBlock; ++b) {
+      const float x = block.x[b], y = block.y[b];
+      const std::int32_t i = block.index[b];
+      const int in = inside(x, y, block.z[b]) & (b < block.count);
+      // All operands are read before any choice: a load in a branch would keep the loop scalar.
+      const float l = inside.half_width + y, r = inside.half_width - y;
+      const float old_l = left[b], old_r = right[b], old_lx = left_x[b], old_rx = right_x[b];
+      const std::int32_t old_li = left_index[b], old_ri = right_index[b];
+      const int nearer_l = in & ((l < old_l) | ((l == old_l) & (i < old_li)));
+      const int nearer_r = in & ((r < old_r) | ((r == old_r) & (i < old_ri)));
+      inner[b] += in;
+      left[b] = nearer_l ? l : old_l, right[b] = nearer_r ? r : old_r;
+      left_x[b] = nearer_l ? x : old_lx, right_x[b] = nearer_r ? x : old_rx;
+      left_index[b] = nearer_l ? i : old_li, right_index[b] = nearer_r ? i : old_ri;
+    }
+    return true;
+  }
+};
+
+// Does any point lie in a finger or in the palm? Ends at the first in a finger, which is named before the palm.
+struct CollisionScan {
+  float half_width, outer, half_height, start, depth;  // fingers
+  float palm_side, palm_half_height, back, base;
+  int finger, palm;
+
+  ZG_HD bool operator()(const Block& block) {
+    int in_finger = 0, in_palm = 0;
+    for (int b = 0; b < kBlock; ++b) {
+      const float x = block.x[b], y = fabsf(block.y[b]), z = fabsf(block.z[b]);
+      const int in_run = b < block.count;
+      in_finger |= in_run & (z < half_height) & (y > half_width) & (y < outer) & (x > start) & (x < depth);
+      in_palm |= in_run & (z < palm_half_height) & (y < palm_side) & (x > back) & (x <= base);
+    }
+    finger |= in_finger, palm |= in_palm;
+    return !finger;
   }
 };
 
@@ -158,53 +217,45 @@ ZG_HD float finger_base(const Gripper& g, float depth) {
   return g.finger_length > 0.0f ? depth - g.finger_length : -g.finger_base;
 }
 
-// Does the hand with this opening and depth touch a point? From `approach` behind its final place to that place. A finger
-// is named before the palm.
+// Does the hand with this opening and depth touch a point, from `approach` behind its final place to that place?
 ZG_HD Status touches(const Gripper& g, const PointGrid& grid, const Pose& pose, float width, float depth,
                      float approach) {
-  const float half_width = 0.5f * width, outer = half_width + g.finger_thickness, base = finger_base(g, depth);
-  const float palm_half = g.palm_width > 0.0f ? 0.5f * g.palm_width : outer;
-  const float back = base - g.palm_thickness - approach, start = base - approach;
-  const float half_height = 0.5f * g.finger_height, palm_half_height = 0.5f * g.palm_height;
-  const Box hull = {back, larger(depth, base), larger(outer, palm_half), larger(half_height, palm_half_height)};
-  Status status = kFits;
-  visit_box(grid, pose, hull, [&](const Local& p, std::int32_t) {
-    const float z = fabsf(p.z), y = fabsf(p.y);
-    if (z < half_height && y > half_width && y < outer && p.x > start && p.x < depth) {
-      status = kFinger;
-      return false;
-    }
-    if (z < palm_half_height && y < palm_half && p.x > back && p.x <= base) status = kPalm;
-    return true;
-  });
-  return status;
+  CollisionScan scan;
+  scan.half_width = 0.5f * width, scan.outer = scan.half_width + g.finger_thickness;
+  scan.base = finger_base(g, depth), scan.depth = depth;
+  scan.palm_side = g.palm_width > 0.0f ? 0.5f * g.palm_width : scan.outer;
+  scan.back = scan.base - g.palm_thickness - approach, scan.start = scan.base - approach;
+  scan.half_height = 0.5f * g.finger_height, scan.palm_half_height = 0.5f * g.palm_height;
+  scan.finger = scan.palm = 0;
+  const Box hull = {scan.back, larger(depth, scan.base), larger(scan.outer, scan.palm_side),
+                    larger(scan.half_height, scan.palm_half_height)};
+  visit_box(grid, pose, hull, scan);
+  return scan.finger ? kFinger : scan.palm ? kPalm : kFits;
 }
 
 ZG_HD Outcome refine(const Gripper& g, const PointGrid& grid, const Pose& pose, float width, float depth) {
   const float checked_width = smaller(width, g.max_opening), half_width = 0.5f * width;
   const Inside inside = {finger_base(g, depth), depth, half_width, 0.5f * g.finger_height};
-  Contact left = {0.0f, 0.0f, -1}, right = left;
+  ContactScan scan(inside);
+  visit_box(grid, pose, {inside.base, larger(depth, inside.base), half_width, inside.half_height}, scan);
+  Contact left = {0.0f, 0.0f, kNone}, right = left;
   std::int32_t count = 0;
-  visit_box(grid, pose, {inside.base, larger(depth, inside.base), half_width, inside.half_height},
-            [&](const Local& p, std::int32_t i) {
-              if (inside(p)) {
-                ++count;
-                left.offer(half_width + p.y, p.x, i);
-                right.offer(half_width - p.y, p.x, i);
-              }
-              return true;
-            });
+  for (int b = 0; b < kBlock; ++b) {
+    count += scan.inner[b];
+    left.offer(scan.left[b], scan.left_x[b], scan.left_index[b]);
+    right.offer(scan.right[b], scan.right_x[b], scan.right_index[b]);
+  }
   // Every point that is not between the fingers counts as one in the middle: only the first of them can matter.
-  for (std::int64_t i = 0; i < grid.total && i <= count; ++i) {
-    const float* at = grid.cloud + 3 * i;
+  for (std::int32_t i = 0; i < grid.total && i <= count; ++i) {
+    const float* at = grid.cloud + 3 * static_cast<std::int64_t>(i);
     const Local p = to_grasp_frame(pose, at[0], at[1], at[2]);
-    if (inside(p)) continue;
+    if (inside(p.x, p.y, p.z)) continue;
     left.offer(half_width, p.x, i);
     right.offer(half_width, p.x, i);
     break;
   }
   Outcome out = {width, larger(depth, 0.0f), count, kFits};
-  if (left.index >= 0) {
+  if (left.index != kNone) {
     const float contact = smaller(left.distance, right.distance);
     const float clearance = smaller(larger(contact, g.min_clearance), g.max_clearance);
     out.width = width + 2.0f * (clearance - contact);

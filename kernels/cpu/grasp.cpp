@@ -32,7 +32,7 @@ void reserve_size(std::vector<T>& v, std::size_t size) {
   if (v.size() < size) v.resize(size);
 }
 
-Pose pose_of(const GraspSet& grasps, std::int64_t i) {
+ZG_HD Pose pose_of(const GraspSet& grasps, std::int64_t i) {
   return {grasps.rotation + 9 * i, grasps.translation + 3 * i};
 }
 
@@ -65,6 +65,29 @@ Bounds bounds_of(const float* points, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i)
     for (int a = 0; a < 3; ++a) all.include(a, points[3 * i + a], points[3 * i + a]);
   return all;
+}
+
+struct Task {
+  const GraspSet* grasps;
+  const Gripper* gripper;
+  const grasp::PointGrid* grid;
+  float *width, *depth;
+  std::int32_t* inner_points;
+  std::uint8_t* status;
+};
+
+// The compiler makes one copy for AVX2 and one for every x86-64, and picks at load time; without FMA both give the same
+// bits.
+#if defined(__x86_64__) && defined(__gnu_linux__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+void refine_range(const Task& task, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    const grasp::Outcome out =
+        grasp::refine(*task.gripper, *task.grid, pose_of(*task.grasps, i), task.grasps->width[i], task.grasps->depth[i]);
+    task.width[i] = out.width, task.depth[i] = out.depth;
+    task.inner_points[i] = out.inner_points, task.status[i] = out.status;
+  }
 }
 
 }  // namespace
@@ -116,7 +139,7 @@ void GraspRefinement::build_grid(const Parallel& parallel, const GraspSet& grasp
   const auto kept = static_cast<std::size_t>(first_[cells]);
   const std::size_t row = kept + grasp::kBlock;
   reserve_size(sorted_, 3 * row);
-  reserve_size(index_, kept);
+  reserve_size(index_, row);
   // Filling from the back leaves every cell's begin in place and its points in the cloud's order.
   for (std::int64_t i = n - 1; i >= 0; --i) {
     if (cell_of_[i] < 0) continue;
@@ -137,16 +160,11 @@ void GraspRefinement::refine(const Parallel& parallel, const GraspSet& grasps, c
                              const float* points, std::int64_t n, float* width, float* depth,
                              std::int32_t* inner_points, std::uint8_t* status) {
   build_grid(parallel, grasps, gripper, points, n);
+  const Task all = {&grasps, &gripper, &grid_, width, depth, inner_points, status};
   const std::int64_t tasks = (grasps.count + kGraspsPerTask - 1) / kGraspsPerTask;
   parallel_for(parallel, static_cast<std::size_t>(tasks), [&](std::size_t task) {
     const std::int64_t begin = static_cast<std::int64_t>(task) * kGraspsPerTask;
-    const std::int64_t end = std::min(begin + kGraspsPerTask, grasps.count);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const grasp::Outcome out =
-          grasp::refine(gripper, grid_, pose_of(grasps, i), grasps.width[i], grasps.depth[i]);
-      width[i] = out.width, depth[i] = out.depth;
-      inner_points[i] = out.inner_points, status[i] = out.status;
-    }
+    refine_range(all, begin, std::min(begin + kGraspsPerTask, grasps.count));
   });
 }
 

@@ -46,7 +46,8 @@ class Workspace:
 
     def allows(self, grasps: Grasps) -> np.ndarray:
         """(G,) bool."""
-        return ((grasps.translation >= self.low) & (grasps.translation <= self.high)).all(axis=1)
+        inside = (grasps.translation >= self.low) & (grasps.translation <= self.high)
+        return np.all(inside, axis=1)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,14 @@ class Support:
         """(G,) float32, m: lowest point of the hand above the plane, in place and from `sweep` m before that."""
         normal = _unit("support.normal", self.normal).astype(np.float32)
         along, across, up = np.einsum("gij,i->jg", grasps.rotation, normal)
-        base = grasps.depth - hand.finger_length if hand.finger_length > 0 else -np.float32(hand.finger_base)
+        tied_to_tips = hand.finger_length > 0
+        base = (
+            grasps.depth - np.float32(hand.finger_length)
+            if tied_to_tips
+            else np.full_like(grasps.depth, -hand.finger_base)
+        )
         outer = grasps.width / 2 + np.float32(hand.finger_thickness)
-        palm_side = hand.palm_width / 2 if hand.palm_width > 0 else outer
+        palm_side = np.full_like(outer, hand.palm_width / 2) if hand.palm_width > 0 else outer
         back = base - np.float32(hand.palm_thickness)
 
         def lowest(x0: np.ndarray, x1: np.ndarray, half_y: np.ndarray, half_z: float) -> np.ndarray:

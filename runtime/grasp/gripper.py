@@ -40,10 +40,10 @@ FRANKA = Gripper(
     ),
 )
 
-# Robotiq 2F-85. Pads of 22 x 37.5 mm and 8 mm thick: MuJoCo Menagerie, robotiq_2f85/2f85.xml, pad_box1 and pad_box2; as
-# much again is taken for the fingertip link that carries a pad. Linkage from the flange to the joints of the fingertips,
-# 98 mm, with 124 mm between the outermost joints when open: ros2_robotiq_gripper, 2F-85 URDF; the links around those
-# joints make 150 mm of it here, and the round body 75 mm of height.
+# Robotiq 2F-85. Pads of 22 x 37.5 mm and 8 mm thick: MuJoCo Menagerie, robotiq_2f85/2f85.xml, pad_box1 and pad_box2.
+# From the flange to the joints of the fingertips 98 mm, and 124 mm between the outermost joints when open: URDF of
+# ros2_robotiq_gripper. Estimated on top of those, not published: a finger is twice as thick as its pad, for the link
+# that carries it; the links around the outermost joints make it 150 mm wide, the round body 75 mm high.
 ROBOTIQ_2F85 = Gripper(
     "robotiq_2f85",
     Hand(

@@ -44,5 +44,7 @@ def non_maximum_suppression(
     order = rank(grasps)
     ranked = grasps[order]
     group = np.zeros(len(order), np.int32) if across_objects else np.asarray(ranked.object_id, np.int32)
-    rotation, translation = (np.ascontiguousarray(v, np.float32) for v in (ranked.rotation, ranked.translation))
+    rotation, translation = (
+        np.ascontiguousarray(v, np.float32) for v in (ranked.rotation, ranked.translation)
+    )
     return order[suppress_grasps(rotation, translation, group, distance, angle, workspace=workspace)]

@@ -17,7 +17,14 @@ HANDS = (
     Hand(),
     Hand(sweep=0.1),
     Hand(sweep=0.0, max_opening=0.05),
-    Hand(finger_length=0.045, palm_width=0.18, palm_height=0.08, palm_thickness=0.05, max_opening=0.08, sweep=0.05),
+    Hand(
+        finger_length=0.045,
+        palm_width=0.18,
+        palm_height=0.08,
+        palm_thickness=0.05,
+        max_opening=0.08,
+        sweep=0.05,
+    ),
 )
 
 
@@ -73,7 +80,9 @@ def test_kernel_equals_twin(
     translation = rng.uniform(-spread, spread, (count, 3))
     width, depth = rng.uniform(0, 0.1, count), rng.uniform(0, 0.04, count)
     if lattice:  # eighths of a cubic inch, nearly: many points coincide, and lie on faces of the hand
-        cloud, translation, width, depth = (np.round(v * 256) / 256 for v in (cloud, translation, width, depth))
+        cloud, translation, width, depth = (
+            np.round(v * 256) / 256 for v in (cloud, translation, width, depth)
+        )
         rotation = axis_rotations(rng, count)
     else:
         rotation = random_rotations(rng, count)
@@ -142,7 +151,9 @@ def test_one_workspace_serves_frames_of_any_size() -> None:
 IDENTITY, ORIGIN = np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32)
 
 
-def single(points: object, width: float = 0.05, depth: float = 0.03, hand: Hand | None = None) -> RefinedGrasps:
+def single(
+    points: object, width: float = 0.05, depth: float = 0.03, hand: Hand | None = None
+) -> RefinedGrasps:
     cloud = np.ascontiguousarray(points, np.float32).reshape(-1, 3)
     sizes = np.array([width], np.float32), np.array([depth], np.float32)
     got = refine_grasps(IDENTITY, ORIGIN, *sizes, cloud, hand)
@@ -179,7 +190,12 @@ def test_few_or_no_points_are_empty() -> None:
     assert single(wall(0.0)).fit == Fit.FITS
     assert single(wall(0.0, count=9)).fit == Fit.EMPTY
     got = single([])
-    assert (got.fit, got.inner_points, got.width, got.depth) == (Fit.EMPTY, 0, np.float32(0.05), np.float32(0.03))
+    assert (got.fit, got.inner_points, got.width, got.depth) == (
+        Fit.EMPTY,
+        0,
+        np.float32(0.05),
+        np.float32(0.03),
+    )
 
 
 @pytest.mark.parametrize(
@@ -298,7 +314,9 @@ def turn(axis: int, degrees: float) -> Float:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("half_turn", [False, True])
-@pytest.mark.parametrize(("degrees", "same"), [(0, True), (29.9, True), (30.1, False), (-29.9, True), (90, False)])
+@pytest.mark.parametrize(
+    ("degrees", "same"), [(0, True), (29.9, True), (30.1, False), (-29.9, True), (90, False)]
+)
 def test_angle_and_half_turn(axis: int, half_turn: bool, degrees: float, same: bool) -> None:
     rng = np.random.default_rng(5)
     first = random_rotations(rng, 1)[0].astype(np.float64)

@@ -28,16 +28,22 @@ from zerograsp_edge.runtime.grasp.refine import (
 from zerograsp_edge.runtime.pipeline import Pipeline
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction, Result
 
-DOWN = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]], np.float32)  # columns: approach -z, closing +x, height -y
+DOWN = np.array(
+    [[0, 1, 0], [0, 0, -1], [-1, 0, 0]], np.float32
+)  # columns: approach -z, closing +x, height -y
 
 
 def lattice(low: tuple[float, ...], high: tuple[float, ...], step: float = 0.0025) -> np.ndarray:
     """Points of a box's surface, m."""
-    axes = [np.linspace(a, b, round((b - a) / step) + 1) if b > a else np.array([a]) for a, b in zip(low, high, strict=True)]
+    axes = [np.linspace(a, b, round((b - a) / step) + 1) for a, b in zip(low, high, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    inside = np.all([(points[:, i] > low[i] + 1e-6) & (points[:, i] < high[i] - 1e-6) for i in range(3)], axis=0)
+    inside = np.all(
+        [(points[:, i] > low[i] + 1e-6) & (points[:, i] < high[i] - 1e-6) for i in range(3)], axis=0
+    )
     return points[~inside].astype(np.float32)
 
+
+NARROW = replace(FRANKA, hand=replace(FRANKA.hand, max_opening=0.04))
 
 # A box of 40 x 60 x 60 mm on a table, z up.
 BOX = lattice((-0.02, -0.03, 0.0), (0.02, 0.03, 0.06))
@@ -86,7 +92,7 @@ def test_box_on_a_table_from_above() -> None:
         (grasps_at([0, 0, 0.06]), RefineConfig(workspace=Workspace((-1, -1, -1), (1, 1, 0.05))), "workspace"),
         (grasps_at([0, 0, 0.06]), RefineConfig(approach=ApproachCone((0, 1, 0), 80)), "approach cone"),
         (grasps_at([0, 0, 0.2]), RefineConfig(), "empty"),
-        (grasps_at([0, 0, 0.06], width=0.06), RefineConfig(gripper=replace(FRANKA, hand=replace(FRANKA.hand, max_opening=0.04))), "too wide"),
+        (grasps_at([0, 0, 0.06], width=0.06), RefineConfig(NARROW), "too wide"),
         (grasps_at([0.018, 0, 0.06]), RefineConfig(), "finger collision"),
         (grasps_at([0, 0, 0.03]), RefineConfig(), "palm collision"),
         (grasps_at([0, 0, 0.06]), RefineConfig(), "kept"),
@@ -139,7 +145,9 @@ def test_support_height_is_that_of_the_lowest_corner() -> None:
                 (base, grasps.depth[i], outer, hand.finger_height / 2),
                 (base - hand.palm_thickness, base, palm, hand.palm_height / 2),
             ]:
-                corners = np.array([(x, a * y, b * z) for x in (x0 - 0.1, x1) for a in (-1, 1) for b in (-1, 1)])
+                corners = np.array(
+                    [(x, a * y, b * z) for x in (x0 - 0.1, x1) for a in (-1, 1) for b in (-1, 1)]
+                )
                 world = corners @ rotation[i].T + grasps.translation[i]
                 expected[i] = min(expected[i], (world @ normal).min() - 0.1)
         np.testing.assert_allclose(support.height(grasps, hand, 0.1), expected, atol=1e-5)
@@ -147,9 +155,7 @@ def test_support_height_is_that_of_the_lowest_corner() -> None:
 
 def test_constraints_are_in_the_world_frame() -> None:
     """A camera that looks down on the table: the same scene, the same verdicts."""
-    world_from_camera = np.array(
-        [[1, 0, 0, 0.3], [0, -1, 0, 0.2], [0, 0, -1, 0.8], [0, 0, 0, 1]], np.float64
-    )
+    world_from_camera = np.array([[1, 0, 0, 0.3], [0, -1, 0, 0.2], [0, 0, -1, 0.8], [0, 0, 0, 1]], np.float64)
     camera_from_world = np.linalg.inv(world_from_camera)
     config = RefineConfig(
         workspace=Workspace((-0.1, -0.1, 0.0), (0.1, 0.1, 0.1)),
@@ -159,7 +165,9 @@ def test_constraints_are_in_the_world_frame() -> None:
     rng = np.random.default_rng(1)
     grasps = grasps_at(rng.uniform([-0.15, -0.15, 0.02], [0.15, 0.15, 0.08], (300, 3)))
     expected, in_world = refine_grasps(grasps, SCENE, config)
-    seen = SCENE @ camera_from_world[:3, :3].T.astype(np.float32) + camera_from_world[:3, 3].astype(np.float32)
+    seen = SCENE @ camera_from_world[:3, :3].T.astype(np.float32) + camera_from_world[:3, 3].astype(
+        np.float32
+    )
     got, refinement = refine_grasps(
         grasps.transformed(camera_from_world), seen, config, world_from_camera=world_from_camera
     )
@@ -183,7 +191,13 @@ def test_constraints_are_in_the_world_frame() -> None:
     support=st.sampled_from([None, Support()]),
 )
 def test_every_grasp_is_kept_or_counted_once(
-    seed: int, count: int, scene: str, limit: int | None, gripper: str, min_score: float | None, support: Support | None
+    seed: int,
+    count: int,
+    scene: str,
+    limit: int | None,
+    gripper: str,
+    min_score: float | None,
+    support: Support | None,
 ) -> None:
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.standard_normal((count, 3, 3)))
@@ -204,7 +218,10 @@ def test_every_grasp_is_kept_or_counted_once(
         of_objects = sum(counts[reason] for counts in refinement.removed_by_object.values())
         assert of_objects == refinement.removed[reason]
     for object_id, counts in refinement.removed_by_object.items():
-        assert sum(counts.values()) + refinement.kept_by_object[object_id] == (grasps.object_id == object_id).sum()
+        assert (
+            sum(counts.values()) + refinement.kept_by_object[object_id]
+            == (grasps.object_id == object_id).sum()
+        )
         assert limit is None or refinement.kept_by_object[object_id] <= limit
     assert (np.diff(kept.score) <= 0).all()
     if scene != "box":
@@ -336,7 +353,9 @@ def test_visible_points_are_the_published_ones(
 def reconstruction(object_id: int, points: np.ndarray, grasps: Grasps) -> ObjectReconstruction:
     """Points in m; what refinement does not read is empty."""
     none = np.empty((0, 3), np.float32)
-    return ObjectReconstruction(object_id, 0, points * 1000, none, none[:, 0], none.astype(np.int32), none, 2.5, grasps)
+    return ObjectReconstruction(
+        object_id, 0, points * 1000, none, none[:, 0], none.astype(np.int32), none, 2.5, grasps
+    )
 
 
 def test_all_objects_of_the_scene_collide() -> None:
@@ -372,4 +391,7 @@ def test_pipeline_refines_when_asked(
     refining.refine = nowhere
     emptied = refining(frame)
     assert len(emptied.grasps) == 0
-    assert emptied.notes[-1] == f"no grasp is left: all {len(raw.grasps)} grasps removed: {len(raw.grasps)} workspace"
+    assert (
+        emptied.notes[-1]
+        == f"no grasp is left: all {len(raw.grasps)} grasps removed: {len(raw.grasps)} workspace"
+    )
