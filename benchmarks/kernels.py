@@ -1,4 +1,4 @@
-"""The native kernels beside their peers: octree and convolution (ocnn), occlusion field (plain port)."""
+"""The native kernels beside their peers: octree, convolution (ocnn), occlusion field (plain port), grasps (NumPy)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from harness import Figure, main
-from parts import convolution, occlusion, octree
+from parts import convolution, grasp, occlusion, octree
 
 
 def figures(quick: bool) -> list[Figure]:
-    return [*octree.figures(quick), *occlusion.figures(quick), *convolution.figures(quick)]
+    parts = (octree, occlusion, grasp, convolution)
+    return [figure for part in parts for figure in part.figures(quick)]
 
 
 if __name__ == "__main__":

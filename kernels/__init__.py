@@ -1,4 +1,5 @@
-"""The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution.
+"""The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution,
+grasp refinement.
 
 Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on
 first use.
@@ -13,10 +14,13 @@ from typing import Any
 _MODULE_OF = {
     "ActiveGrid": "output_octree",
     "CapacityError": "checks",
+    "Fit": "hand",
     "Growth": "output_octree",
+    "Hand": "hand",
     "Octree": "octree",
     "PackedWeight": "convolution",
     "PointSet": "points",
+    "RefinedGrasps": "hand",
     "ResidualWeights": "convolution",
     "Workspace": "workspace",
     "active_grid": "output_octree",
@@ -40,7 +44,9 @@ _MODULE_OF = {
     "octree_residual": "convolution",
     "octree_upsample": "convolution",
     "points_from_depth": "points",
+    "refine_grasps": "grasp",
     "split_neighbours": "octree",
+    "suppress_grasps": "grasp",
     "voxel_features": "points",
 }
 

@@ -1,4 +1,4 @@
-"""Scratch memory of the octree and convolution kernels."""
+"""Scratch memory of the octree, convolution and grasp kernels."""
 
 from __future__ import annotations
 
@@ -20,3 +20,4 @@ class Workspace:
         self.features = core.VoxelFeatures()
         self.adjacency = core.MaskAdjacency()
         self.convolution = core.Workspace()
+        self.grasps = core.GraspRefinement()

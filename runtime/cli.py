@@ -19,8 +19,6 @@ COMMANDS = {
     "export": ("zerograsp_edge.export.command", "Export"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
-    "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
-    "train": ("zerograsp_edge.export.training.command", "Train"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
     "doctor": ("zerograsp_edge.runtime.commands.doctor", "Doctor"),
 }

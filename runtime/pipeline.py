@@ -12,6 +12,7 @@ from zerograsp_edge.runtime.bundle import Bundle, BundleError
 from zerograsp_edge.runtime.errors import FrameError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 from zerograsp_edge.runtime.grasp.decode import decode
+from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
 from zerograsp_edge.runtime.network import Executor, Network, Scene, Stopwatch, Taps
 from zerograsp_edge.runtime.result import Result, SkippedObject
 
@@ -33,10 +34,18 @@ class Pipeline:
         threads: CPU threads; 0 takes all cores this process may use.
         latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
         seed: of the samples.
+        refine: how the grasps are refined and which are removed; None returns them as the network predicts them.
     """
 
     def __init__(
-        self, bundle: Bundle, backend: str = "auto", *, threads: int = 0, latent: str = "mean", seed: int = 0
+        self,
+        bundle: Bundle,
+        backend: str = "auto",
+        *,
+        threads: int = 0,
+        latent: str = "mean",
+        seed: int = 0,
+        refine: RefineConfig | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -47,6 +56,7 @@ class Pipeline:
         from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor
 
         self.bundle = bundle
+        self.refine = refine
         self.executor: Executor = OnnxRuntimeExecutor(bundle, threads)
         self._network = Network(bundle, self.executor)
         self._workspace = kernels.Workspace()
@@ -56,18 +66,27 @@ class Pipeline:
         self._points = np.empty((pixels, 3), np.float32)
         self._lock = threading.Lock()
 
-    def __call__(self, frame: Frame) -> Result:
+    def __call__(self, frame: Frame, world_from_camera: np.ndarray | None = None) -> Result:
         """Reconstructs every object of a frame.
+
+        Args:
+            world_from_camera: (4, 4) rigid, m: the frame of the workspace, approach cone and support of `refine`;
+                None: they are in the camera's frame.
 
         Raises:
             FrameError: the frame has no mask, or no object with valid depth.
             LimitError: the frame exceeds a limit of the bundle, which is named.
             DecodeError: the network's output is not finite.
         """
-        return self.run(frame)
+        return self.run(frame, world_from_camera)
 
     def run(
-        self, frame: Frame, *, forced_splits: Mapping[int, np.ndarray] | None = None, taps: Taps | None = None
+        self,
+        frame: Frame,
+        world_from_camera: np.ndarray | None = None,
+        *,
+        forced_splits: Mapping[int, np.ndarray] | None = None,
+        taps: Taps | None = None,
     ) -> Result:
         """As a call, with the network's splits replaced and its tensors recorded; see `Network.run`."""
         limits = self.bundle.limits
@@ -95,6 +114,14 @@ class Pipeline:
                 ) from error
         with watch("decode"):
             objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)
+        refinement: Refinement | None = None
+        if self.refine is not None:
+            with watch("refine"):
+                # Without this pipeline's workspace: another thread may be using it, the lock is released.
+                objects, refinement = refine_objects(
+                    objects, visible_points(frame.depth, frame.intrinsics, self.refine.visible_stride), self.refine,
+                    world_from_camera=world_from_camera, threads=self.executor.threads,
+                )  # fmt: skip
         return Result(
             objects=objects,
             skipped=tuple(skipped),
@@ -102,6 +129,8 @@ class Pipeline:
             z_min=scene.z_min,
             name=frame.name,
             timestamp=frame.timestamp,
+            notes=() if refinement is None else refinement.explain(),
+            refinement=refinement,
         )
 
     def _see(

@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     import trimesh
 
+    from zerograsp_edge.runtime.grasp.refine import Refinement
+
 # Height of the gripper's fingers, the third column of GraspNet's row form (spec, "Grasp refinement").
 FINGER_HEIGHT_M = 0.02
 
@@ -194,6 +196,7 @@ class Result:
         name: the frame's name.
         timestamp: the frame's timestamp, s.
         notes: what a user should know, for example that every grasp of an object collides.
+        refinement: how many grasps refinement removed, and why; None when it is off.
     """
 
     objects: tuple[ObjectReconstruction, ...]
@@ -203,6 +206,7 @@ class Result:
     name: str = "frame"
     timestamp: float = 0.0
     notes: tuple[str, ...] = ()
+    refinement: Refinement | None = None
 
     @cached_property
     def grasps(self) -> Grasps:
