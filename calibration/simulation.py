@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -125,19 +126,11 @@ def render(
     density = 1.5 * factor * camera.intrinsics[0, 0] / distance
     margin = board.square_m / 3
     paper = draw_board(board, density, margin)
-    v, u = np.mgrid[: height * factor, : width * factor].astype(np.float64)
-    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
-    pixels = (pixels + 0.5) / factor - 0.5
-    if camera.distortion.any():
-        rays = cv2.undistortPoints(pixels, camera.intrinsics, camera.distortion).reshape(-1, 2)
-    else:
-        k = camera.intrinsics
-        rays = (pixels - [k[0, 2], k[1, 2]]) / [k[0, 0], k[1, 1]]
     # Columns x, y and origin of the board frame make the homography from the board's plane to rays.
-    inverse = np.linalg.inv(camera_from_board[:3, [0, 1, 3]])
-    on_board = rays @ inverse[:, :2].T + inverse[:, 2]
-    position = (on_board[:, :2] / on_board[:, 2:] + margin) * density - 0.5
-    maps = position.astype(np.float32).reshape(height * factor, width * factor, 2)
+    homography = np.linalg.inv(camera_from_board[:3, [0, 1, 3]])
+    to_paper = np.array([[density, 0, margin * density - 0.5], [0, density, margin * density - 0.5], [0, 0, 1]])
+    rays = _rays(camera.intrinsics.tobytes(), camera.distortion.tobytes(), (width, height))
+    maps = cv2.perspectiveTransform(rays, to_paper @ homography)
     picture = cv2.remap(
         paper, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=imaging.background
     )
@@ -149,3 +142,17 @@ def render(
     light = 0.75 * (1 - imaging.gradient * (0.5 + slope / (2 * np.sqrt(2))))
     picture = 20 + picture * light + rng.normal(0, imaging.noise, picture.shape)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _rays(intrinsics: bytes, distortion: bytes, size: tuple[int, int]) -> np.ndarray:
+    """(H f, W f, 2) float32 directions x / z, y / z of the supersampled pixels of a camera."""
+    k, d = np.frombuffer(intrinsics).reshape(3, 3), np.frombuffer(distortion)
+    width, height = size
+    u, v = (np.arange(n * _SUPERSAMPLING) + 0.5 for n in (width, height))
+    pixels = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2) / _SUPERSAMPLING - 0.5
+    if d.any():
+        rays = cv2.undistortPoints(pixels, k, d)
+    else:
+        rays = (pixels - k[:2, 2]) / np.diag(k)[:2]
+    return np.float32(rays).reshape(height * _SUPERSAMPLING, width * _SUPERSAMPLING, 2)
