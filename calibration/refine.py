@@ -130,7 +130,7 @@ def predict(views: Views, mounting: np.ndarray, errors: np.ndarray | None = None
     errors = np.zeros((len(views), 6)) if errors is None else errors
     view = views.view
     rx, ry = rotation_matrix(mounting[:3]), rotation_matrix(mounting[6:9])
-    rd, jd = rotation_matrix(errors[:, :3]), np.stack([right_jacobian(e) for e in errors[:, :3]])
+    rd, jd = rotation_matrix(errors[:, :3]), right_jacobian(errors[:, :3])
     rb, tb = views.chain[:, :3, :3], views.chain[:, :3, 3]
     on_board = views.points @ ry.T
     y = on_board + mounting[9:]
@@ -212,6 +212,22 @@ def covariance_of_camera(information: np.ndarray) -> np.ndarray:
     if values[0] < 1e-11 * values[-1]:
         return np.full((6, 6), np.inf)
     return ((vectors / values) @ vectors.T / np.outer(scale, scale))[:6, :6]
+
+
+def one_view_information(
+    mode: Mode, hand: np.ndarray, board: Board, camera: CameraModel, refined: Refined
+) -> np.ndarray:
+    """(12, 12) what a further view at base <- hand (4, 4), with all corners seen, would add to `information`."""
+    chain = invert(hand)[None] if mode == "eye-in-hand" else hand[None]
+    n = len(board.corners)
+    view = Views(mode, chain, board.corners, np.zeros((n, 2)), np.zeros(n, np.int64), camera)
+    x = np.concatenate([to_vector(refined.camera_mounting), to_vector(refined.board_mounting)])
+    prediction = predict(view, x)
+    change = _to_right_perturbation(x)
+    information = view_information(
+        prediction.by_mounting.reshape(-1, 12), prediction.by_error.reshape(-1, 6), refined.noise
+    )
+    return change.T @ information @ change
 
 
 def refine(
@@ -352,10 +368,7 @@ def _result(views: Views, x: np.ndarray, noise: Noise) -> Refined:
     prediction = predict(views, x)
     errors, _, _ = robot_errors(views, prediction, noise)
     total, gradient = _information(views, prediction, noise)
-    # From rotation-vector derivatives to right perturbations: d w = J_r^-1 e.
-    change = np.eye(12)
-    change[:3, :3] = np.linalg.inv(right_jacobian(x[:3]))
-    change[6:9, 6:9] = np.linalg.inv(right_jacobian(x[6:9]))
+    change = _to_right_perturbation(x)
     scale, sigma = 0.0, float("inf")
     if np.isfinite(covariance_of_camera(total[:12, :12])).all():
         # One Gauss-Newton step of all 13, solved for the scale.
@@ -374,3 +387,11 @@ def _result(views: Views, x: np.ndarray, noise: Noise) -> Refined:
         scale,
         sigma,
     )
+
+
+def _to_right_perturbation(x: np.ndarray) -> np.ndarray:
+    """(12, 12) d x by right perturbations of the rotations: d w = J_r^-1 e."""
+    change = np.eye(12)
+    change[:3, :3] = np.linalg.inv(right_jacobian(x[:3]))
+    change[6:9, 6:9] = np.linalg.inv(right_jacobian(x[6:9]))
+    return change

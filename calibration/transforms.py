@@ -70,12 +70,16 @@ def rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
 
 
 def right_jacobian(w: np.ndarray) -> np.ndarray:
-    """J with R(w + dw) = R(w) R(J dw) to first order; (3,) to (3, 3). Chirikjian, Stochastic Models II, (10.86)."""
-    angle = float(np.linalg.norm(w))
+    """J with R(w + dw) = R(w) R(J dw) to first order; (..., 3) to (..., 3, 3). Chirikjian, Stochastic Models, Information
+    Theory and Lie Groups II, (10.86)."""
+    w = np.asarray(w, np.float64)
+    angle = np.linalg.norm(w, axis=-1)[..., None, None]
+    small = angle < _SMALL
+    safe = np.where(small, 1.0, angle)
+    first = np.where(small, 0.5, (1 - np.cos(safe)) / safe**2)
+    second = np.where(small, 1 / 6, (safe - np.sin(safe)) / safe**3)
     k = skew(w)
-    if angle < _SMALL:
-        return np.eye(3) - k / 2 + k @ k / 6
-    return np.eye(3) - (1 - np.cos(angle)) / angle**2 * k + (angle - np.sin(angle)) / angle**3 * (k @ k)
+    return np.eye(3) - first * k + second * (k @ k)
 
 
 def transform(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
