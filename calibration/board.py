@@ -109,11 +109,12 @@ class Board:
     def black_rectangles(self) -> np.ndarray:
         """(n, 4) float64: left, top, width, height (m) of the black parts; they do not overlap except at edges."""
         s = self.square_m
-        first = (
-            self._first_square_is_white()
-        )
+        first = self._first_square_is_white()
         squares = [
-            (i * s, j * s, s, s) for j in range(self.rows) for i in range(self.columns) if (i + j) % 2 == first
+            (i * s, j * s, s, s)
+            for j in range(self.rows)
+            for i in range(self.columns)
+            if (i + j) % 2 == first
         ]
         cells = int(self._dictionary.markerSize) + 2  # with the black border
         cell = self.marker_m / cells
@@ -183,7 +184,7 @@ def board_pose(points: np.ndarray, pixels: np.ndarray, camera: CameraModel) -> t
     points, pixels = np.ascontiguousarray(points), np.ascontiguousarray(pixels)
     k, d = camera.intrinsics, camera.distortion
     _, rotations, translations, _ = cv2.solvePnPGeneric(points, pixels, k, d, flags=cv2.SOLVEPNP_IPPE)
-    best = (np.inf, np.zeros(3), np.zeros(3))
+    best: tuple[float, Any, Any] = (np.inf, np.zeros(3), np.zeros(3))
     for r, t in zip(rotations, translations, strict=True):
         r, t = cv2.solvePnPRefineLM(points, pixels, k, d, r.copy(), t.copy())
         difference = cv2.projectPoints(points, r, t, k, d)[0].reshape(-1, 2) - pixels
@@ -202,8 +203,8 @@ def _corners(board: Board, grey: np.ndarray, name: str) -> tuple[np.ndarray, np.
     parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
     detector = cv2.aruco.CharucoDetector(board._board, cv2.aruco.CharucoParameters(), parameters)
     pixels, ids, _, marker_ids = detector.detectBoard(grey)
-    seen = set() if marker_ids is None else set(np.ravel(marker_ids).tolist())
-    expected = set(np.ravel(board._board.getIds()).tolist())
+    seen = set() if marker_ids is None else set(map(int, np.ravel(marker_ids)))
+    expected = set(map(int, np.ravel(board._board.getIds())))
     if not seen:
         raise BoardError(f"{name}: {_why_no_marker(board, grey)}")
     if strangers := sorted(seen - expected):

@@ -92,7 +92,9 @@ def read_camera_model(path: str | Path, pictures: Pictures = "auto") -> CameraMo
         raw = {n: v for n, v in entries.items() if n not in _PROJECTION_NAMES}
         names = [n for n in ("K", "k", "cam_K", "camera_matrix") if n in raw]
         if not names:
-            raise FrameError(f"camera file {path} has no K beside its projection matrix; raw pictures need it")
+            raise FrameError(
+                f"camera file {path} has no K beside its projection matrix; raw pictures need it"
+            )
         numbers = _numbers(raw[names[0]])
         if numbers.size != 9:
             raise FrameError(f"camera file {path}: {names[0]} must hold 9 numbers, got {numbers.size}")

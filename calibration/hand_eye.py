@@ -294,7 +294,7 @@ def _reasons(
 
 def _notes(refined: Refined, board: Board) -> tuple[str, ...]:
     notes = []
-    if abs(refined.scale) > 5 * refined.scale_sigma and abs(refined.scale) > 0.003:
+    if abs(refined.scale) > 4 * refined.scale_sigma and abs(refined.scale) > 0.003:
         print_mm = 1000 * board.square_m * (1 + refined.scale)
         notes.append(
             f"the robot's motion says that a square is {print_mm:.2f} mm (+- "

@@ -19,6 +19,7 @@ from zerograsp_edge.calibration.transforms import (
 from zerograsp_edge.runtime.hand_eye import Mode
 
 _TILT_RAD = float(np.radians(30))
+_USABLE_DEG, _USABLE_MM = 1.0, 20.0
 _DIRECTIONS = (
     "right", "lower right", "bottom", "lower left", "left", "upper left", "top", "upper right",
 )  # fmt: skip
@@ -38,6 +39,8 @@ class Requirements:
             the result, but do not average the robot's own errors over its workspace.
         condition: longest over shortest axis of the result's error ellipsoid, rotations times board distance.
         sigma_rotation_deg, sigma_translation_mm: expected standard deviation of the result's worst axis.
+        scale_percent: by how much the board's size may differ, beyond doubt (3 sigma), from what the robot's
+            motion says; the camera's distance is wrong by as much.
     """
 
     views: int = 8
@@ -48,6 +51,7 @@ class Requirements:
     condition: float = 40.0
     sigma_rotation_deg: float = 0.05
     sigma_translation_mm: float = 0.5
+    scale_percent: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,9 @@ def assess(
         Criterion(
             "expected error, translation (1 sigma)", translation, need.sigma_translation_mm, "mm", False
         ),
+        Criterion(
+            "board size against the robot's motion", _scale_error(refined), need.scale_percent, "%", False
+        ),
     )
     return Assessment(criteria, best_next_pose(mode, board_poses, refined, board, camera))
 
@@ -186,8 +193,7 @@ def best_next_pose(
 ) -> NextPose:
     """The candidate that shrinks the result's error most or, before there is one, adds most rotation."""
     candidates = _candidates(board_poses, board, camera)
-    determined = refined is not None and bool(np.isfinite(refined.covariance).all())
-    if refined is None or not determined:
+    if refined is None or not _is_usable(refined):
         gains = [_added_rotation(board_poses, pose) for pose, _ in candidates]
         return NextPose(_instruction(mode, candidates[int(np.argmax(gains))][1]), None)
     distance = float(np.median(np.linalg.norm(board_poses[:, :3, 3], axis=1)))
@@ -206,6 +212,19 @@ def best_next_pose(
         f"{qx:.3f} {qy:.3f} {qz:.3f} {qw:.3f}; check that the robot can go there)"
     )
     return NextPose(_instruction(mode, candidates[best][1]) + where, hands[best])
+
+
+def _scale_error(refined: Refined | None) -> float:
+    """Percent by which the board's size is wrong for certain; 0 where nothing is known about it."""
+    if refined is None or not np.isfinite(refined.scale_sigma):
+        return 0.0
+    return 100 * max(abs(refined.scale) - 3 * refined.scale_sigma, 0.0)
+
+
+def _is_usable(refined: Refined) -> bool:
+    """Whether a calibration is good enough to send a hand somewhere with the board in the picture."""
+    rotation, translation = sigmas(refined.covariance)
+    return rotation < _USABLE_DEG and translation < _USABLE_MM
 
 
 @dataclass(frozen=True)
@@ -227,8 +246,8 @@ def _candidates(
             break
         for direction in range(8):
             angle = direction * np.pi / 4
-            # The camera goes towards (cos, sin) in the picture: the board turns about (-sin, cos), negatively.
-            tilt = rotation_matrix(_TILT_RAD * np.array([-np.sin(angle), np.cos(angle), 0.0]) * -1)
+            # The board's side at (cos, sin) in the picture comes nearer when it turns about (-sin, cos).
+            tilt = rotation_matrix(_TILT_RAD * np.array([-np.sin(angle), np.cos(angle), 0.0]))
             for roll in (-45.0, 0.0, 45.0):
                 rotation = tilt @ rotation_matrix(np.array([0, 0, np.radians(roll)])) @ upright
                 centre = np.array([0, 0, factor * usual])
@@ -269,7 +288,11 @@ def _added_rotation(board_poses: np.ndarray, pose: np.ndarray) -> float:
 
 def _instruction(mode: Mode, candidate: _Candidate) -> str:
     side, tilt = _DIRECTIONS[candidate.direction], round(np.degrees(_TILT_RAD))
-    roll = "" if candidate.roll_deg == 0 else f", roll it by {abs(candidate.roll_deg):.0f} deg about the view axis"
+    roll = (
+        ""
+        if candidate.roll_deg == 0
+        else f", roll it by {abs(candidate.roll_deg):.0f} deg about the view axis"
+    )
     if mode == "eye-in-hand":
         return (
             f"swing the camera {tilt} deg around the board towards the {side} of the picture{roll}, "
@@ -279,5 +302,3 @@ def _instruction(mode: Mode, candidate: _Candidate) -> str:
         f"tilt the board by {tilt} deg so that its {side} in the picture comes nearer to the camera{roll}, "
         f"{candidate.distance_m:.2f} m from the camera"
     )
-
-

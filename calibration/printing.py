@@ -88,16 +88,16 @@ def board_pdf(board: Board, paper: str = "a4") -> bytes:
         for a, b, (w, h) in zip(x, y, rectangles[:, 2:], strict=True)
     ]
     ruler_y = page[1] - top - board.size_m[1] - 0.010
-    ruler = [f"{scale * left:.4f} {scale * ruler_y:.4f} m {scale * (left + 0.1):.4f} {scale * ruler_y:.4f} l S"]
+    ruler = [
+        f"{scale * left:.4f} {scale * ruler_y:.4f} m {scale * (left + 0.1):.4f} {scale * ruler_y:.4f} l S"
+    ]
     ruler += [
         f"{scale * (left + at):.4f} {scale * (ruler_y - 0.002):.4f} m {scale * (left + at):.4f} "
         f"{scale * (ruler_y + 0.002):.4f} l S"
         for at in (0.0, 0.1)
     ]
     text = f"100 mm (measure it: print at 100 %, no fit to page)   |   {board}"
-    caption = (
-        f"BT /F 7 Tf {scale * left:.2f} {scale * (ruler_y - 0.0055):.2f} Td ({text.translate(_ESCAPES)}) Tj ET"
-    )
+    caption = f"BT /F 7 Tf {scale * left:.2f} {scale * (ruler_y - 0.0055):.2f} Td ({text.translate(_ESCAPES)}) Tj ET"
     stream = "\n".join(["0 g", *drawing, "f", "0.3 w", *ruler, caption]).encode("ascii")
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R /ViewerPreferences << /PrintScaling /None >> >>",

@@ -170,9 +170,7 @@ def predict(views: Views, mounting: np.ndarray, errors: np.ndarray | None = None
         axis=2,
     )
     by_error = np.concatenate([-by_end @ rd[view] @ skew(s) @ jd[view], by_end], axis=2)
-    return Prediction(
-        pixels.reshape(-1, 2), by_mounting, by_error, np.einsum("nij,nj->ni", by_y, on_board)
-    )
+    return Prediction(pixels.reshape(-1, 2), by_mounting, by_error, np.einsum("nij,nj->ni", by_y, on_board))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,7 @@ from zerograsp_edge.runtime.hand_eye import HandEye, HandEyeError, HandEyeResidu
 __all__ = ["HandEye", "HandEyeError", "HandEyeResiduals", "hand_eye_result"]
 
 
-def hand_eye_result(
-    calibration: Calibration, camera: CameraModel, when: datetime | None = None
-) -> HandEye:
+def hand_eye_result(calibration: Calibration, camera: CameraModel, when: datetime | None = None) -> HandEye:
     """What the file holds.
 
     Args:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from zerograsp_edge.calibration.board import Board
+from zerograsp_edge.calibration.board import Board, Detection, board_pose
 from zerograsp_edge.calibration.camera import CameraModel
 from zerograsp_edge.calibration.printing import draw_board
 from zerograsp_edge.calibration.transforms import from_vector, invert, rotation_matrix, transform
@@ -72,21 +72,30 @@ class Rig:
         noise[..., 3:] *= self.repeatability.translation_m
         return hand_pose @ from_vector(noise)
 
+    def detection(
+        self, camera_from_board: np.ndarray, rng: np.random.Generator, corner_px: float = 0.06
+    ) -> Detection:
+        """All corners at a true pose (4, 4) with normal noise, without a picture: for statistics."""
+        r, t = camera_from_board[:3, :3], camera_from_board[:3, 3]
+        k, d = self.camera.intrinsics, self.camera.distortion
+        pixels = cv2.projectPoints(self.board.corners, cv2.Rodrigues(r)[0], t, k, d)[0].reshape(-1, 2)
+        pixels = pixels + rng.normal(0, corner_px, pixels.shape)
+        pose, rms = board_pose(self.board.corners, pixels, self.camera)
+        return Detection(np.arange(len(pixels)), pixels, pose, rms)
+
     def picture(self, hand_pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W) uint8 picture at a true hand pose."""
         return render(self.board, self.camera, self.camera_from_board(hand_pose), self.imaging, rng)
 
 
-def make_rig(
-    mode: Mode, seed: int = 0, camera: CameraModel | None = None, board: Board | None = None
-) -> Rig:
+def make_rig(mode: Mode, seed: int = 0, camera: CameraModel | None = None, board: Board | None = None) -> Rig:
     """A rig with mountings that are no round numbers."""
     rng = np.random.default_rng(seed)
     if camera is None:
         camera = CameraModel(np.array([[615.0, 0, 319.5], [0, 615.0, 239.5], [0, 0, 1]]), size=(640, 480))
-    near = from_vector([*rng.normal(0, 0.4, 3), *rng.normal([0.04, -0.03, 0.06], 0.02)])
+    near = from_vector(np.append(rng.normal(0, 0.4, 3), rng.normal([0.04, -0.03, 0.06], 0.02)))
     # Base to camera or board, half a metre to a metre away, facing anywhere.
-    far = from_vector([*rng.normal(0, 1.0, 3), *rng.normal([0.6, 0.1, 0.3], 0.1)])
+    far = from_vector(np.append(rng.normal(0, 1.0, 3), rng.normal([0.6, 0.1, 0.3], 0.1)))
     mounted, board_mounted = (near, far) if mode == "eye-in-hand" else (far, near)
     return Rig(mode, camera, board or Board(), mounted, board_mounted)
 
@@ -128,11 +137,18 @@ def render(
     paper = draw_board(board, density, margin)
     # Columns x, y and origin of the board frame make the homography from the board's plane to rays.
     homography = np.linalg.inv(camera_from_board[:3, [0, 1, 3]])
-    to_paper = np.array([[density, 0, margin * density - 0.5], [0, density, margin * density - 0.5], [0, 0, 1]])
+    to_paper = np.array(
+        [[density, 0, margin * density - 0.5], [0, density, margin * density - 0.5], [0, 0, 1]]
+    )
     rays = _rays(camera.intrinsics.tobytes(), camera.distortion.tobytes(), (width, height))
     maps = cv2.perspectiveTransform(rays, to_paper @ homography)
     picture = cv2.remap(
-        paper, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=imaging.background
+        paper,
+        maps,
+        np.zeros(0),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=imaging.background,
     )
     picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     picture = cv2.GaussianBlur(picture, (0, 0), imaging.blur_px)

@@ -76,7 +76,9 @@ def andreff(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ra, rb = a[:, :3, :3], b[:, :3, :3]
     identity = np.eye(3)
     # Row-major vec: vec(R_A R) = (R_A kron I) vec(R), vec(R R_B) = (I kron R_B^T) vec(R).
-    rows = np.concatenate([np.kron(x, identity) - np.kron(identity, y.T) for x, y in zip(ra, rb, strict=True)])
+    rows = np.concatenate(
+        [np.kron(x, identity) - np.kron(identity, y.T) for x, y in zip(ra, rb, strict=True)]
+    )
     _, _, vt = np.linalg.svd(rows, full_matrices=False)
     matrix = vt[-1].reshape(3, 3)
     rotation = nearest_rotation(matrix * np.sign(np.linalg.det(matrix)))

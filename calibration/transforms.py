@@ -70,8 +70,10 @@ def rotation_from_quaternion(q: np.ndarray) -> np.ndarray:
 
 
 def right_jacobian(w: np.ndarray) -> np.ndarray:
-    """J with R(w + dw) = R(w) R(J dw) to first order; (..., 3) to (..., 3, 3). Chirikjian, Stochastic Models, Information
-    Theory and Lie Groups II, (10.86)."""
+    """J with R(w + dw) = R(w) R(J dw) to first order; (..., 3) to (..., 3, 3).
+
+    Chirikjian, Stochastic Models, Information Theory, and Lie Groups, vol. 2, (10.86).
+    """
     w = np.asarray(w, np.float64)
     angle = np.linalg.norm(w, axis=-1)[..., None, None]
     small = angle < _SMALL

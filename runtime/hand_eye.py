@@ -112,9 +112,7 @@ class HandEye:
     ) -> str | None:
         """None when this camera is the one that was calibrated, else one line that says what differs."""
         if serial and self.camera_serial and serial != self.camera_serial:
-            return (
-                f"the hand-eye calibration is of camera {self.camera_serial}, this is {serial}; calibrate again"
-            )
+            return f"the hand-eye calibration is of camera {self.camera_serial}, this is {serial}; calibrate again"
         if intrinsics_hash(intrinsics, distortion, size) != self.intrinsics_sha256:
             return (
                 f"the camera's intrinsics are not those of the hand-eye calibration ({_numbers(self.intrinsics)} "
@@ -216,9 +214,9 @@ def checked_pose(pose: Any, name: str) -> np.ndarray:
             + ("" if matrix.shape != (4, 4) else " with values that are not finite")
         )
     rotation = matrix[:3, :3]
-    error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    if error > _ORTHONORMAL or np.linalg.det(rotation) < 0:
-        what = "mirrors" if error <= _ORTHONORMAL else f"is off by {error:.2g} from orthonormal"
+    deviation = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    if deviation > _ORTHONORMAL or np.linalg.det(rotation) < 0:
+        what = "mirrors" if deviation <= _ORTHONORMAL else f"is off by {deviation:.2g} from orthonormal"
         raise HandEyeError(f"{name} must start with a 3x3 rotation; it {what}")
     if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-9:
         raise HandEyeError(f"{name} must end with the row 0 0 0 1, got {matrix[3].tolist()}")
@@ -251,12 +249,12 @@ def _from_entries(entries: Mapping[str, Any]) -> HandEye:
     def entry(name: str, kind: type, source: Mapping[str, Any] = entries) -> Any:
         if name not in source:
             raise HandEyeError(f"entry '{name}' is missing")
-        value = source[name]
+        value: Any = source[name]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise HandEyeError(f"entry '{name}' must be a {kind.__name__}, it is {value!r}")
-        if kind is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise HandEyeError(f"entry '{name}' must be finite, it is {value}")
         return value
 
