@@ -1,1 +1,1 @@
-"""What is measured before deployment: INT8 ranges, camera intrinsics, hand-eye. No part of it is there yet."""
+"""What is measured before deployment. Hand-eye is there; INT8 ranges and camera intrinsics are not yet."""

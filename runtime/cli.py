@@ -8,18 +8,38 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+# Module and class of a command.
+Entry = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sub-commands of a sub-command: `zerograsp-edge calibrate hand-eye`."""
+
+    description: str
+    commands: Mapping[str, Entry]
+
 
 # Sub-command: module and class. Modules are named, not imported: each loads what it needs when it runs, and
 # the lean side never depends on `export` being installed.
-COMMANDS = {
+COMMANDS: dict[str, Entry | Group] = {
     "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "export": ("zerograsp_edge.export.command", "Export"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
+    "calibrate": Group(
+        "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board).",
+        {
+            "hand-eye": ("zerograsp_edge.calibration.command", "CalibrateHandEye"),
+            "board": ("zerograsp_edge.calibration.command", "PrintBoard"),
+        },
+    ),
     "doctor": ("zerograsp_edge.runtime.commands.doctor", "Doctor"),
 }
 DEBUG = "ZEROGRASP_DEBUG"
@@ -31,23 +51,36 @@ class Command(Protocol):
         ...
 
 
-def parse(arguments: Sequence[str]) -> Command:
+def parse(
+    arguments: Sequence[str],
+    commands: Mapping[str, Entry | Group] = COMMANDS,
+    prog: str = "zerograsp-edge",
+    description: str = "ZeroGrasp on the robot: RGB-D in, complete shapes and grasps out.",
+) -> Command:
     """The configured command that the arguments name; exits with a usage message when they name none."""
     import tyro
 
     # Only the named command's module is loaded, so that `doctor` works when another one's dependency is
     # broken.
-    named = [a for a in arguments[:1] if a in COMMANDS]
-    types: dict[str, Callable[..., Any]] = {}
-    for name in named or COMMANDS:
-        module, attribute = COMMANDS[name]
-        types[name] = getattr(importlib.import_module(module), attribute)
+    named = [a for a in arguments[:1] if a in commands]
+    if named and isinstance(group := commands[named[0]], Group):
+        return parse(arguments[1:], group.commands, f"{prog} {named[0]}", group.description)
+    types = {name: _command_type(commands[name]) for name in named or commands}
     return tyro.extras.subcommand_cli_from_dict(
-        types,
-        prog="zerograsp-edge",
-        description="ZeroGrasp on the robot: RGB-D in, complete shapes and grasps out.",
-        args=list(arguments),
+        types, prog=prog, description=description, args=list(arguments)
     )
+
+
+def _command_type(entry: Entry | Group) -> Callable[..., Any]:
+    """What tyro makes a sub-command of; a group stands here for the help text only, `parse` enters it itself."""
+    if isinstance(entry, Group):
+
+        def group() -> None: ...
+
+        group.__doc__ = entry.description
+        return group
+    module, attribute = entry
+    return getattr(importlib.import_module(module), attribute)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
