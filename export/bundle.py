@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 
+from zerograsp_edge.export.half_weights import store_half
 from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image_encoder
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
@@ -57,6 +58,7 @@ def write_bundle(
     reference: Frame | None = None,
     progress: Progress = lambda step: None,
     overwrite: bool = False,
+    half_weights: bool = False,
 ) -> Bundle:
     """Exports a network as a bundle; the folder appears complete or not at all.
 
@@ -69,6 +71,8 @@ def write_bundle(
         reference: frame for the reference outputs; by default a simulated one.
         progress: called with a line before each step.
         overwrite: replace an existing bundle; a folder that is no bundle is never removed.
+        half_weights: store the weights in half precision (see `half_weights`); reference outputs are the network's
+            before that.
 
     Raises:
         BundleError: the folder exists, or holds something else.
@@ -90,6 +94,8 @@ def write_bundle(
         stages = {}
         for name, model in build_stages(network):
             progress(f"stage {name}")
+            if half_weights:
+                store_half(model)
             file = f"{name}.onnx"
             onnx.save(model, str(partial / file))
             stages[name] = {

@@ -30,6 +30,8 @@ class Export:
     """Most nodes of the finest depth."""
     overwrite: bool = False
     """Replace an existing bundle."""
+    half_weights: bool = False
+    """Store the weights in half precision: half the size; computing stays in float32."""
 
     def execute(self) -> int:
         from rich.console import Console
@@ -58,6 +60,7 @@ class Export:
                 provenance={"checkpoint": self.checkpoint.name, "checkpoint_sha256": sha256(self.checkpoint)},
                 progress=lambda step: status.update(f"exporting: {step}"),
                 overwrite=self.overwrite,
+                half_weights=self.half_weights,
             )
         size = sum(f.stat().st_size for f in bundle.path.iterdir()) / 1e6
         console.print(f"wrote {bundle.path} ({size:.1f} MB, {len(bundle.stages)} stages)")
