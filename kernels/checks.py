@@ -26,6 +26,7 @@ def _spell(shape: Sequence[int | str | None]) -> str:
 def check_array(name: str, array: Any, dtype: DTypeLike, shape: Sequence[int | str | None]) -> None:
     """Raises unless `array` is a C-contiguous array of `dtype` whose shape fits: None or a letter fits any
     extent."""
+
     def wanted() -> str:
         return f"a C-contiguous {np.dtype(dtype).name} array of shape {_spell(shape)}"
 
@@ -36,7 +37,9 @@ def check_array(name: str, array: Any, dtype: DTypeLike, shape: Sequence[int | s
     )
     if array.dtype != dtype or not fits or not array.flags.c_contiguous:
         layout = "C-contiguous" if array.flags.c_contiguous else "non-contiguous"
-        raise ValueError(f"{name}: expected {wanted()}, got {layout} {array.dtype.name} {_spell(array.shape)}")
+        raise ValueError(
+            f"{name}: expected {wanted()}, got {layout} {array.dtype.name} {_spell(array.shape)}"
+        )
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

@@ -250,7 +250,9 @@ def octree_upsample(
         check_array("skip_index", skip_index, np.int32, (8 * len(split_rows),))
         check_rows("skip_index", skip_index, -1, len(skip))
     y = _output(out, (8 * len(split_rows), weight.cout), x=x, skip=skip)
-    core.octree_upsample(x, split_rows, weight._packed, activation_code(activation), skip, skip_index, y, threads)
+    core.octree_upsample(
+        x, split_rows, weight._packed, activation_code(activation), skip, skip_index, y, threads
+    )
     return y
 
 

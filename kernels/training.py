@@ -1,6 +1,7 @@
 """What training needs beyond inference: weight gradients, batch normalisation with its activation, row gathering.
 
-The gradient of a convolution's input is a convolution too: `octree_conv(dy, neighbours, PackedWeight.mirrored(weight))`.
+The gradient of a convolution's input is a convolution too:
+`octree_conv(dy, neighbours, PackedWeight.mirrored(weight))`.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ def normalise(
     _check_norm(x, mean, inverse_deviation, weight, bias, residual)
     check_threads(threads)
     y = np.empty_like(x)
-    core.normalise(x, mean, inverse_deviation, weight, bias, activation_code(activation), residual, y, threads)
+    core.normalise(
+        x, mean, inverse_deviation, weight, bias, activation_code(activation), residual, y, threads
+    )
     return y
 
 

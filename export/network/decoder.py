@@ -10,8 +10,8 @@ from ocnn.modules import Conv1x1
 from ocnn.octree import Octree
 from torch import Tensor, nn
 
-from .config import NetworkConfig
 from . import octree_ops
+from .config import NetworkConfig
 from .layers import Conv1x1BnGelu, ResidualStage, UpsampleBnGelu, align_index, gather_rows
 
 

@@ -387,7 +387,11 @@ class _GridConvolution(torch.autograd.Function):
         below = None if residual is None else _numpy(residual)
         y = torch.from_numpy(
             grid_conv(
-                _numpy(x), PackedWeight(taps, _numpy(bias)), "elu", residual=below, threads=torch.get_num_threads()
+                _numpy(x),
+                PackedWeight(taps, _numpy(bias)),
+                "elu",
+                residual=below,
+                threads=torch.get_num_threads(),
             )
         )
         ctx.save_for_backward(x, weight, y)
@@ -403,10 +407,17 @@ class _GridConvolution(torch.autograd.Function):
         dz = torch.ops.aten.elu_backward(grads[0].contiguous(), 1.0, 1.0, 1.0, True, y)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = torch.from_numpy(grid_conv(dz.numpy(), PackedWeight.mirrored(_taps(weight)), threads=threads))
+            dx = torch.from_numpy(
+                grid_conv(dz.numpy(), PackedWeight.mirrored(_taps(weight)), threads=threads)
+            )
         if ctx.needs_input_grad[1]:
             gradient = grid_weight_gradient(_numpy(x), dz.numpy(), workspace=_workspace(), threads=threads)
-            dw = torch.from_numpy(gradient).view(3, 3, 3, *gradient.shape[1:]).permute(4, 3, 0, 1, 2).contiguous()
+            dw = (
+                torch.from_numpy(gradient)
+                .view(3, 3, 3, *gradient.shape[1:])
+                .permute(4, 3, 0, 1, 2)
+                .contiguous()
+            )
         return dx, dw, dz.flatten(0, 3).sum(0), dz if ctx.needs_input_grad[3] else None
 
 

@@ -196,7 +196,9 @@ def build_input_octree(
     """
     if config.max_lod <= octree_ops.MAX_NATIVE_DEPTH and octree_ops.native(points[0], training):
         octree, voxel, count = octree_ops.build_octree(points, config.max_lod, config.full_depth)
-        octree.features[config.max_lod] = octree_ops.voxel_sum(torch.cat(tuple(features)), voxel, len(count)) / count
+        octree.features[config.max_lod] = (
+            octree_ops.voxel_sum(torch.cat(tuple(features)), voxel, len(count)) / count
+        )
         return octree
     octrees = []
     for p, f in zip(points, features, strict=True):

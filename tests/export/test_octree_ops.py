@@ -72,7 +72,11 @@ def compare_with_float64(module: Any, x: Any, *args: Any, rtol: float = 2e-4) ->
     for name, value in expected.items():
         size = value.abs().max().item() if value.numel() else 0.0
         torch.testing.assert_close(
-            got[name].double(), value.double(), rtol=rtol, atol=rtol * size + 1e-7, msg=lambda m, n=name: f"{n}: {m}"
+            got[name].double(),
+            value.double(),
+            rtol=rtol,
+            atol=rtol * size + 1e-7,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
@@ -92,7 +96,9 @@ def test_convolution(seed: int, cin: int, cout: int) -> None:
 def test_downsampling(seed: int, cin: int, cout: int) -> None:
     torch.manual_seed(seed)
     octree = ocnn_octree(clouds(seed))
-    compare_with_float64(DownsampleBnGelu(cin, cout), torch.randn(int(octree.nnum[DEPTH]), cin), octree, DEPTH)
+    compare_with_float64(
+        DownsampleBnGelu(cin, cout), torch.randn(int(octree.nnum[DEPTH]), cin), octree, DEPTH
+    )
 
 
 @given(st.integers(0, 100), SIZES, SIZES)
@@ -167,7 +173,9 @@ def test_batch_norm_keeps_pytorchs_rules() -> None:
     with torch.no_grad():
         torch.testing.assert_close(octree_ops.normalise(ours, x, "gelu", x), F.gelu(theirs(x) + x))
     x.requires_grad_()
-    a, b = (torch.autograd.grad(f.sum(), x)[0] for f in (octree_ops.normalise(ours, x, "elu"), F.elu(theirs(x))))
+    a, b = (
+        torch.autograd.grad(f.sum(), x)[0] for f in (octree_ops.normalise(ours, x, "elu"), F.elu(theirs(x)))
+    )
     torch.testing.assert_close(a, b)
 
 
@@ -222,7 +230,10 @@ def step(network: ZeroGrasp, frame: FrameInputs, points: list[Any]) -> dict[str,
     loss = loss + (out.signal - out.target_signal).square().mean() + out.prior[0].square().mean()
     network.zero_grad()
     loss.backward()
-    return {"loss": loss.detach(), **{n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}}
+    return {
+        "loss": loss.detach(),
+        **{n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None},
+    }
 
 
 def test_a_whole_training_step_equals_ocnns(scene: Any) -> None:
@@ -265,7 +276,10 @@ def test_inference_is_ocnns_unless_asked_for(scene: Any) -> None:
     for d in TINY.depths:
         torch.testing.assert_close(got.logits[d], expected.logits[d], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got.signal, expected.signal, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="expected one of auto, native, ocnn, got 'gpu'"), octree_ops.backend("gpu"):
+    with (
+        pytest.raises(ValueError, match="expected one of auto, native, ocnn, got 'gpu'"),
+        octree_ops.backend("gpu"),
+    ):
         pass
     assert not octree_ops.native(x, False)
     assert np.isfinite(expected.signal.numpy()).all()

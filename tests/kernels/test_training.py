@@ -1,4 +1,4 @@
-"""The training kernels, with every instruction set of this machine, against their NumPy twins and finite differences."""
+"""The training kernels, with every instruction set of this machine, against their NumPy twins."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_weight_gradient(
 ) -> None:
     rng = np.random.default_rng(seed)
     x, dy = features(rng, rows, cin), features(rng, nodes, cout)
-    table = np.where(rng.random((taps, nodes)) < present, rng.integers(0, rows, (taps, nodes)), -1).astype(np.int32)
+    table = np.where(rng.random((taps, nodes)) < present, rng.integers(0, rows, (taps, nodes)), -1).astype(
+        np.int32
+    )
     one, two = (conv_weight_gradient(x, table, dy, threads=t) for t in (1, 2))
     close(one, twin.conv_weight_gradient(x, table, dy), nodes)
     np.testing.assert_array_equal(one, two)
