@@ -207,10 +207,19 @@ def load_network(
     return network.eval()
 
 
-def save_network(network: ZeroGrasp, path: str | os.PathLike[str]) -> None:
-    """Write safetensors with the configuration in their metadata. The file appears whole or not at all."""
+def save_network(network: ZeroGrasp, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write safetensors with the configuration in their metadata. The file appears whole or not at all.
+
+    Args:
+        half: store the weights of layers (two dimensions or more) in half precision; loading makes them float32 again.
+    """
     path = Path(path)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        weights = {name for name, value in network.named_parameters() if value.ndim > 1}
+        state = {name: value.half() if name in weights else value for name, value in state.items()}
+        if too_large := [name for name in weights if not state[name].isfinite().all()]:
+            raise CheckpointError(f"{path}: weights beyond half precision's 65504 in {_listed(too_large)}; store float32")
     metadata = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,

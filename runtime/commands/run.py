@@ -12,6 +12,7 @@ from zerograsp_edge.runtime.bundle import load_bundle
 from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
 from zerograsp_edge.runtime.errors import FrameError
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.models import EDGE_MODEL
 
 if TYPE_CHECKING:
     from zerograsp_edge.runtime.camera.files import FrameFolder
@@ -23,8 +24,8 @@ class Run:
 
     folder: tyro.conf.Positional[Path | None] = None
     """Folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png and a camera file), instead of single files."""
-    bundle: Path = Path("edge.zgb")
-    """The bundle to run."""
+    bundle: Path = EDGE_MODEL
+    """The bundle to run; default: the trained edge model that ships with the package."""
     out: Path = Path("out/run")
     """Folder for the results; with several frames one sub-folder each."""
     rgb: Path | None = None

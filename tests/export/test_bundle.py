@@ -211,12 +211,15 @@ def test_the_default_reference_keeps_within_the_limits(
     assert verify(Pipeline(bundle, threads=2)).ok
 
 
-def test_demo_bundle(tmp_path: Path) -> None:
-    steps: list[str] = []
-    bundle = demo.write_demo_bundle(tmp_path / "demo.zgb", TINY, steps.append)
-    assert steps[0] == "drawing weights" and steps[-1] == "reference outputs"
-    assert not bundle.trained and bundle.manifest["provenance"]["weights"] == "random, seed 0"
-    assert verify(Pipeline(load_bundle(tmp_path / "demo.zgb"), threads=2)).ok
+def test_half_weights(network: ZeroGrasp, tmp_path: Path) -> None:
+    """Half the size; the executor's outputs move by no more than the rounding of the weights."""
+    full = write_bundle(network, tmp_path / "full.zgb", trained=False, limits=LIMITS)
+    half = write_bundle(network, tmp_path / "half.zgb", trained=False, limits=LIMITS, half_weights=True)
+    sizes = [sum(f.stat().st_size for f in b.path.glob("*.onnx")) for b in (full, half)]
+    assert sizes[1] < 0.75 * sizes[0]
+    assert verify(Pipeline(full, threads=2)).ok
+    worst = max(check.error for check in verify(Pipeline(half, threads=2)).checks)
+    assert 1e-5 < worst < 2e-2
 
 
 # The command
