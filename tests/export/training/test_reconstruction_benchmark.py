@@ -35,7 +35,7 @@ def simulated_sample(seed: int, objects: int = 4) -> SceneSample:
     surfaces = []
     for item in truth.objects:
         mesh = item.source.shape.mesh()
-        points, faces = sample_surface(mesh, int(mesh.area), seed=seed)
+        points, faces = sample_surface(mesh, int(mesh.area) // 4, seed=seed)
         surfaces.append(
             ObjectSurface(
                 item.object_id,
@@ -282,3 +282,62 @@ def test_best_grasps_are_executed_in_the_scene_s_world(monkeypatch: pytest.Monke
     found = {f["name"]: f for f in grasp_success.figures(without)}
     assert found["trained families, all scenes (1): best grasp holds"]["value"] == 0
     assert grasp_success.run(sample, "test_trained", {}, []) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "family", "same"), [(0.0, "box", True), (5.0, "box", False), (0.0, "torus", False)]
+)
+def test_a_world_made_again_must_be_the_stored_one(
+    sample: SceneSample, monkeypatch: pytest.MonkeyPatch, shift: float, family: str, same: bool
+) -> None:
+    pytest.importorskip("mujoco", reason="needs the extra `sim`")
+    from parts import grasp_success
+
+    from zerograsp_edge.export.training import scenes
+    from zerograsp_edge.runtime.simulation.settle import SettleError
+    from zerograsp_edge.runtime.simulation.shapes import Box
+    from zerograsp_edge.runtime.simulation.world import World, WorldObject
+
+    pose = np.eye(4)
+    stored = ObjectSurface(1, "box", pose, *(np.zeros((1, n), np.float32) for n in (3, 3, GRASP_CHANNELS)))
+    scene = SceneSample(7, "table", (stored,), sample.views)
+    moved = pose.copy()
+    moved[0, 3] = shift
+
+    def attempt_world(seed: int, split: str, kind: None, attempt: int) -> World:
+        if attempt == 0:
+            raise SettleError("all objects fell off")
+        return World("table", (), (WorldObject(1, family, Box((10, 10, 10)), moved),), seed)
+
+    monkeypatch.setattr(scenes, "attempt_world", attempt_world)
+    if same:
+        assert grasp_success.world_of(scene, "test_trained").seed == 7
+    else:
+        with pytest.raises(grasp_success.WorldMismatch, match="delete the folder"):
+            grasp_success.world_of(scene, "test_trained")
+
+
+def test_seeds_without_a_scene_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("mujoco", reason="needs the extra `sim`")
+    import reconstruction
+
+    from zerograsp_edge.export.training import generate
+
+    asked: list[tuple[str, list[int]]] = []
+
+    def pretend(folder: Path, split: str, seeds: list[int], *_: object, **__: object) -> generate.Generation:
+        asked.append((split, list(seeds)))
+        failed = {seed: "no scene" for seed in seeds if split == "test_trained" and seed in (1, 4)}
+        return generate.Generation(failed=failed)
+
+    monkeypatch.setattr(generate, "generate", pretend)
+    scenes = reconstruction.held_out_scenes(tmp_path, 4, 1)
+    assert asked == [
+        ("test_trained", [0, 1, 2, 3]),
+        ("test_trained", [0, 2, 3, 4]),
+        ("test_trained", [0, 2, 3, 5]),
+        ("test_unseen", [0, 1, 2, 3]),
+    ]
+    assert [path.name for split, path in scenes if split == "test_trained"] == [
+        f"test_trained-{seed:06d}.npz" for seed in (0, 2, 3, 5)
+    ]
