@@ -21,6 +21,8 @@ MIN_CORNERS = 8
 # Corners of the right board fit a pose to a few tenths of a pixel; of another board, or with other intrinsics,
 # to many.
 MAX_REPROJECTION_PX = 3.0
+# A corner is bad when it is off by this much, and by this many times as much as the median corner.
+_BAD_CORNER_PX, _BAD_CORNER_RATIO = 0.5, 5.0
 # Corners must span two directions: the thinner spread of the corners over the wider one.
 _MIN_SPREAD = 0.1
 
@@ -143,12 +145,14 @@ class Detection:
         pixels: (k, 2) float64, sub-pixel corner positions u, v.
         camera_from_board: (4, 4), m, from these corners alone.
         reprojection_px: root mean square distance of the corners to this pose's.
+        dropped: corners left out because they do not fit the others (glare, dirt, a finger).
     """
 
     ids: np.ndarray
     pixels: np.ndarray
     camera_from_board: np.ndarray
     reprojection_px: float
+    dropped: int = 0
 
 
 def detect(board: Board, image: np.ndarray, camera: CameraModel, name: str = "picture") -> Detection:
@@ -166,6 +170,7 @@ def detect(board: Board, image: np.ndarray, camera: CameraModel, name: str = "pi
     grey = _grey(image, name)
     camera.check_size(grey, name)
     ids, pixels = _corners(board, grey, name)
+    ids, pixels, dropped = without_bad_corners(board, ids, pixels, camera)
     pose, rms = board_pose(board.corners[ids], pixels, camera)
     if rms > MAX_REPROJECTION_PX:
         raise BoardError(
@@ -173,7 +178,28 @@ def detect(board: Board, image: np.ndarray, camera: CameraModel, name: str = "pi
             f"check that the board is the one described ({board}) and flat, and that intrinsics and "
             "distortion belong to this camera and resolution"
         )
-    return Detection(ids, pixels, pose, rms)
+    return Detection(ids, pixels, pose, rms, dropped)
+
+
+def without_bad_corners(
+    board: Board, ids: np.ndarray, pixels: np.ndarray, camera: CameraModel
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Corners (k,), (k, 2) without those that lie off the pose of the others, and how many those are.
+
+    At most a quarter is dropped: a board that fits worse is not the board.
+    """
+    start = len(ids)
+    while 4 * (start - len(ids)) < start and len(ids) > MIN_CORNERS:
+        pose, _ = board_pose(board.corners[ids], pixels, camera)
+        rotation = cv2.Rodrigues(pose[:3, :3])[0]
+        k, d = camera.intrinsics, camera.distortion
+        fitted = cv2.projectPoints(board.corners[ids], rotation, pose[:3, 3], k, d)[0].reshape(-1, 2)
+        distance = np.linalg.norm(fitted - pixels, axis=1)
+        worst = int(np.argmax(distance))
+        if distance[worst] <= max(_BAD_CORNER_PX, _BAD_CORNER_RATIO * float(np.median(distance))):
+            break
+        ids, pixels = np.delete(ids, worst), np.delete(pixels, worst, axis=0)
+    return ids, pixels, start - len(ids)
 
 
 def board_pose(points: np.ndarray, pixels: np.ndarray, camera: CameraModel) -> tuple[np.ndarray, float]:

@@ -231,6 +231,8 @@ def _describe(found: Detection, board: Board) -> str:
     distance = float((found.camera_from_board @ np.append(board.centre, 1))[2])
     tilt = float(np.degrees(np.arccos(np.clip(abs(found.camera_from_board[2, 2]), 0, 1))))
     return (
-        f"{len(found.ids)} of {len(board.corners)} corners, fit {found.reprojection_px:.2f} px, "
+        f"{len(found.ids)} of {len(board.corners)} corners"
+        + (f" ({found.dropped} dropped: off the others)" if found.dropped else "")
+        + f", fit {found.reprojection_px:.2f} px, "
         f"{distance:.2f} m away, tilted {tilt:.0f} deg"
     )

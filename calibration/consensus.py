@@ -11,9 +11,9 @@ from zerograsp_edge.calibration.solvers import motions, park
 from zerograsp_edge.calibration.transforms import angle_between, invert, mean_transform
 from zerograsp_edge.runtime.hand_eye import Mode
 
-# With 40 % wrong views, 200 triples miss an all-right one with probability (1 - 0.6^3)^200 < 1e-21; the surplus is
+# With 40 % wrong views, 100 triples miss an all-right one with probability (1 - 0.6^3)^100 < 1e-10; the surplus is
 # for triples that determine X well.
-_TRIPLES = 200
+_TRIPLES = 100
 # Views beyond this many robust standard deviations are left out of the start; `hand_eye` decides on them later.
 _SIGMAS = 4.0
 # Below this (m at the board) no view is left out here: classical solutions err by as much.

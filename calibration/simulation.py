@@ -142,13 +142,9 @@ def render(
     )
     rays = _rays(camera.intrinsics.tobytes(), camera.distortion.tobytes(), (width, height))
     maps = cv2.perspectiveTransform(rays, to_paper @ homography)
+    u, v = cv2.split(maps)
     picture = cv2.remap(
-        paper,
-        maps,
-        np.zeros(0),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=imaging.background,
+        paper, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=imaging.background
     )
     picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     picture = cv2.GaussianBlur(picture, (0, 0), imaging.blur_px)

@@ -43,7 +43,10 @@ def motions(hand: np.ndarray, board: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def tsai(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """R. Tsai, R. Lenz, IEEE Trans. Robotics and Automation 5(3), 1989: modified Rodrigues vectors."""
+    """R. Tsai, R. Lenz, IEEE Trans. Robotics and Automation 5(3), 1989: modified Rodrigues vectors.
+
+    Singular where X itself turns by 180 degrees, as its authors say.
+    """
     pa, pb = 2 * _quaternions(a)[:, 1:], 2 * _quaternions(b)[:, 1:]
     p = _least_squares(skew(pa + pb).reshape(-1, 3), (pb - pa).ravel())
     p = 2 * p / np.sqrt(1 + p @ p)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zerograsp_edge.calibration.board import Board, detect
+from zerograsp_edge.calibration.board import Board, detect, without_bad_corners
 from zerograsp_edge.calibration.camera import CameraModel, read_camera_model
 from zerograsp_edge.calibration.errors import BoardError
 from zerograsp_edge.calibration.printing import board_pdf, board_png, draw_board, write_board
@@ -92,6 +92,27 @@ def test_partly_hidden_board_is_still_used() -> None:
     np.testing.assert_allclose(found.camera_from_board, pose(), atol=0.02)
 
 
+def test_a_glare_costs_its_corner_only() -> None:
+    image = picture(Board())
+    whole = detect(Board(), image, CAMERA)
+    x, y = np.rint(whole.pixels[13]).astype(int)
+    cv2.circle(image, (int(x) + 3, int(y) - 2), 5, 255, -1)
+    found = detect(Board(), image, CAMERA)
+    assert 13 not in found.ids and found.dropped + len(found.ids) <= 24
+    np.testing.assert_allclose(found.camera_from_board, whole.camera_from_board, atol=2e-3)
+
+
+def test_corners_off_the_others_are_dropped_and_counted() -> None:
+    whole = detect(Board(), picture(Board()), CAMERA)
+    pixels = whole.pixels.copy()
+    pixels[[3, 17]] += [[2.5, -1.5], [-1.0, 1.0]]
+    ids, kept, dropped = without_bad_corners(Board(), whole.ids, pixels, CAMERA)
+    assert dropped == 2 and sorted(set(range(24)) - set(ids)) == [3, 17] and len(kept) == 22
+    # Another board fits nowhere: that is for the caller to report, not to be trimmed into shape.
+    scrambled = np.random.default_rng(0).permutation(whole.pixels)
+    assert without_bad_corners(Board(), whole.ids, scrambled, CAMERA)[2] <= 6
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -112,7 +133,7 @@ def test_what_is_no_view_of_the_board_says_what_to_do(image: object, message: st
 
 
 def test_pattern_of_another_version_does_not_pass() -> None:
-    with pytest.raises(BoardError, match="legacy|intrinsics"):
+    with pytest.raises(BoardError, match=r"legacy|intrinsics"):
         detect(BOARDS[1], picture(BOARDS[2]), CAMERA)
 
 
@@ -120,7 +141,7 @@ def test_wrong_intrinsics_or_size_do_not_pass() -> None:
     image = picture(Board(), tilt=0.9)
     k = CAMERA.intrinsics.copy()
     k[0, 0] *= 1.5
-    with pytest.raises(BoardError, match="fit the board only to .* px"):
+    with pytest.raises(BoardError, match=r"fit the board only to .* px"):
         detect(Board(), image, CameraModel(k, size=(640, 480)))
     with pytest.raises(FrameError, match="640x480 pixels, the camera file is for 1280x720"):
         detect(Board(), image, replace(CAMERA, size=(1280, 720)))

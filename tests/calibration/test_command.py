@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ RIG = make_rig("eye-in-hand", seed=5)
 class SimulatedWrist:
     """A camera on the rig above that looks at what the robot's next pose shows. `script` is set by the test."""
 
-    script: list[np.ndarray] = []
+    script: ClassVar[list[np.ndarray]] = []
     serial = "sim-1"
 
     def __init__(self) -> None:
@@ -235,7 +236,7 @@ def test_pose_forms() -> None:
         [float("nan")] * 16,
         np.diag([1.0, 1, -1, 1]).tolist(),
     ):
-        with pytest.raises(PoseError, match="^p"):
+        with pytest.raises(PoseError, match=r"^p"):
             parse_pose(wrong, "p")
 
 

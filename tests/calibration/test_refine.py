@@ -83,7 +83,7 @@ def test_bad_corners_do_not_pull(rig: Rig, corner_views) -> None:
     reference = refine(views_of(rig, clean), rig.mounted, rig.board_mounted)
     for view in clean[:4]:
         pixels = view.detection.pixels.copy()
-        pixels[5] += [2.5, -1.5]  # a glare on one corner
+        pixels[5] += [0.4, -0.3]  # eight standard deviations, too little for `detect` to drop it
         object.__setattr__(
             view,
             "detection",

@@ -19,7 +19,8 @@ def test_exact_without_noise(name: str) -> None:
     np.testing.assert_allclose(SOLVERS[name](*motions(HAND, BOARD)), X, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+# Tsai's vector is infinite for a half turn.
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "Tsai"])
 def test_right_with_three_views_and_half_turns(name: str) -> None:
     mounted = from_vector(np.array([np.pi, 0, 0, 0.1, 0.2, 0.3]))  # camera looking back at the flange
     board = invert(mounted) @ invert(HAND[:3]) @ Y
