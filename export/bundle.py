@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import torch
 
-from zerograsp_edge.export.half_weights import store_half
+from zerograsp_edge.export.half_weights import rounded_to_half, store_half
 from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image_encoder
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
@@ -71,8 +71,7 @@ def write_bundle(
         reference: frame for the reference outputs; by default a simulated one.
         progress: called with a line before each step.
         overwrite: replace an existing bundle; a folder that is no bundle is never removed.
-        half_weights: store the weights in half precision (see `half_weights`); reference outputs are the network's
-            before that.
+        half_weights: round the weights to half precision and store them so (see `half_weights`).
 
     Raises:
         BundleError: the folder exists, or holds something else.
@@ -85,6 +84,8 @@ def write_bundle(
             raise BundleError(f"{root} exists and is not a bundle; it was left alone, choose another name")
     limits = limits or Limits()
     network.eval()
+    if half_weights:
+        network = rounded_to_half(network)
     # Names of this process alone: a folder of somebody else is never in the way.
     partial, replaced = (
         root.with_name(f".{root.name}.{os.getpid()}.{what}") for what in ("partial", "replaced")

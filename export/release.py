@@ -16,6 +16,7 @@ import tyro
 from zerograsp_edge.export.bundle import write_bundle
 from zerograsp_edge.export.checkpoint import load_network, save_network
 from zerograsp_edge.runtime.bundle import Bundle, sha256
+from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 from zerograsp_edge.runtime.models import EDGE_MODEL
 
 EDGE_WEIGHTS = Path(__file__).parent / "models" / "edge.safetensors"
@@ -52,6 +53,7 @@ class Release:
             self.bundle,
             trained=True,
             provenance=provenance,
+            reference=SimulatedCamera(seed=7, num_objects=4, width=320, height=240).read(),
             overwrite=True,
             half_weights=True,
         )
