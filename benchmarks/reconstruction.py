@@ -5,8 +5,8 @@ on; other seeds than any training or validation scene. They are made on the firs
 same noisy depth and the same noisy masks; the truth is the exact surface. A prediction is the centres of the finest
 voxels moved by -normal * sdf. An object that a method gives nothing for counts with the worst score.
 
-    python benchmarks/reconstruction.py --bundle edge.zgb --markdown table.md
-    python benchmarks/reconstruction.py --bundle edge.zgb --ablation "no occlusion field=plain.zgb" --grasps
+    python benchmarks/reconstruction.py --markdown table.md
+    python benchmarks/reconstruction.py --ablation "no occlusion field=plain.zgb" --grasps
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import track
 
 from zerograsp_edge.export.training.sample import SceneSample
+from zerograsp_edge.runtime.models import EDGE_MODEL
 
 SPLITS = ("test_trained", "test_unseen")
 SCENES = {False: 100, True: 6}  # per split, by --quick
@@ -41,7 +42,7 @@ _networks: dict[str, Predictor] = {}
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     scenes = held_out_scenes(options.scenes, SCENES[options.quick], options.jobs)
-    bundles = {OURS: options.bundle or random_bundle()} | dict(options.ablation)
+    bundles = {OURS: options.bundle} | dict(options.ablation)
     context = multiprocessing.get_context("spawn")  # OpenMP does not survive a fork
     with ProcessPoolExecutor(options.jobs, context, _load_networks, (bundles,)) as pool:
         jobs = pool.map(_score, [(*scene, options.grasps) for scene in scenes])
@@ -51,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = [*reconstruction_table.figures(scores)]
     if options.grasps:
         figures += grasp_success.figures([trial for _, trials in results for trial in trials])
-    if options.bundle is None:
-        Console(stderr=True).print("[bold]no --bundle: 'ours' has random weights, its scores mean nothing")
     table = reconstruction_table.markdown(records)
     reasons = [reason for score in scores for reason in score.reasons]
     report(
@@ -76,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write figures and tables to FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
     parser.add_argument("--records", type=Path, metavar="FILE", help="every object's scores, as CSV")
-    parser.add_argument("--bundle", type=Path, help="bundle to measure; without it one with random weights")
+    parser.add_argument("--bundle", type=Path, default=EDGE_MODEL, help="default: the shipped edge model")
     parser.add_argument(
         "--ablation", type=_named_path, action="append", default=[], metavar="NAME=BUNDLE",
         help="a further bundle to measure, with the name of its rows; may be given several times",
@@ -116,7 +115,7 @@ def held_out_scenes(folder: Path, count: int, jobs: int) -> list[tuple[str, Path
             def tell(state: Generation, split: str = split) -> None:
                 console.print(f"{split}: {state}", end="\r")
 
-            failed = generate(folder, split, seeds, 1, jobs, progress=tell).failed
+            failed = generate(folder, split, seeds, 1, jobs, labels=False, progress=tell).failed
             if not failed:
                 break
             console.print(f"{split}: seeds {sorted(failed)} give no scene and are replaced")
@@ -124,21 +123,6 @@ def held_out_scenes(folder: Path, count: int, jobs: int) -> list[tuple[str, Path
             seeds = [s for s in seeds if s not in failed] + list(range(following, following + len(failed)))
         scenes += [(split, scene_path(folder, split, seed)) for seed in seeds]
     return scenes
-
-
-def random_bundle() -> Path:
-    """A bundle of the edge network with random weights: for trying the benchmark out."""
-    from zerograsp_edge.export.bundle import write_bundle
-    from zerograsp_edge.export.network import NetworkConfig, prepare_frame
-    from zerograsp_edge.export.random_weights import random_network
-    from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
-
-    frame, config = SimulatedCamera(seed=0).read(), NetworkConfig.edge()
-    assert frame.mask is not None
-    CACHE.mkdir(parents=True, exist_ok=True)
-    inputs = prepare_frame(config, frame.rgb, frame.depth, frame.mask, frame.intrinsics)
-    path = CACHE / "reconstruction-random.zgb"
-    return write_bundle(random_network(config, inputs), path, trained=False, overwrite=True).path
 
 
 def _load_networks(bundles: dict[str, Path]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zerograsp_edge.export.training.sample import ObjectSurface, SceneSample
+from zerograsp_edge.export.training.sample import GRASP_CHANNELS, ObjectSurface, SceneSample
 from zerograsp_edge.export.training.scenes import (
     MOST_ATTEMPTS,
     SceneError,
@@ -67,13 +67,18 @@ def scene_path(folder: str | Path, split: Split, seed: int) -> Path:
     return Path(folder) / f"{split}-{seed:06d}.npz"
 
 
-def generate_scene(seed: int, split: Split, views: int, scene_kind: SceneKind | None = None) -> SceneSample:
+def generate_scene(
+    seed: int, split: Split, views: int, scene_kind: SceneKind | None = None, labels: bool = True
+) -> SceneSample:
     """One scene: a world, its surfaces, grasp labels, noisy views. The same arguments give the same scene.
+
+    Args:
+        labels: False leaves the grasps zero, which takes half the time: training and tests of shapes need none.
 
     Raises:
         SceneError: no sub-seed gives a scene.
     """
-    return _generate_counted(seed, split, views, scene_kind)[0]
+    return _generate_counted(seed, split, views, scene_kind, labels)[0]
 
 
 def generate(
@@ -83,6 +88,7 @@ def generate(
     views: int,
     processes: int,
     *,
+    labels: bool = True,
     progress: Callable[[Generation], object] = lambda _: None,
 ) -> Generation:
     """Write the scenes of seeds to a folder, one file each; those that are there are kept as they are.
@@ -90,6 +96,7 @@ def generate(
     A scene that fails is tried again with other sub-seeds, a process that crashes is replaced; neither ends the run.
 
     Args:
+        labels: with grasp labels, see `generate_scene`.
         progress: called after every scene.
 
     Raises:
@@ -110,7 +117,7 @@ def generate(
             pools += 1
             finished = set()
             try:
-                for seed, retried, reason in _run(folder, split, pending, views, processes):
+                for seed, retried, reason in _run(folder, split, pending, views, processes, labels):
                     finished.add(seed)
                     result.retried += retried
                     if reason is None:
@@ -130,7 +137,7 @@ def generate(
 
 
 def _run(
-    folder: Path, split: Split, seeds: list[int], views: int, processes: int
+    folder: Path, split: Split, seeds: list[int], views: int, processes: int, labels: bool
 ) -> Iterator[tuple[int, int, str | None]]:
     """(seed, failed attempts, reason when given up) as scenes are done; at most a few are queued at once."""
     context = multiprocessing.get_context("spawn")  # an OpenGL context does not survive a fork
@@ -139,7 +146,7 @@ def _run(
         running: set[Future[tuple[int, int, str | None]]] = set()
         while True:
             for seed in waiting:
-                running.add(pool.submit(_write_scene, folder, split, seed, views))
+                running.add(pool.submit(_write_scene, folder, split, seed, views, labels))
                 if len(running) >= 2 * processes:
                     break
             if not running:
@@ -149,12 +156,14 @@ def _run(
                 yield future.result()
 
 
-def _write_scene(folder: Path, split: Split, seed: int, views: int) -> tuple[int, int, str | None]:
+def _write_scene(
+    folder: Path, split: Split, seed: int, views: int, labels: bool
+) -> tuple[int, int, str | None]:
     import cv2
 
     cv2.setNumThreads(1)
     try:
-        scene, retried = _generate_counted(seed, split, views, None)
+        scene, retried = _generate_counted(seed, split, views, None, labels)
     except SceneError as error:
         return seed, MOST_ATTEMPTS, str(error)
     scene.save(scene_path(folder, split, seed))
@@ -162,13 +171,13 @@ def _write_scene(folder: Path, split: Split, seed: int, views: int) -> tuple[int
 
 
 def _generate_counted(
-    seed: int, split: Split, views: int, scene_kind: SceneKind | None
+    seed: int, split: Split, views: int, scene_kind: SceneKind | None, labels: bool
 ) -> tuple[SceneSample, int]:
     """The scene and the number of attempts before it that failed."""
     reason = ""
     for attempt in range(MOST_ATTEMPTS):
         try:
-            return _attempt_scene(seed, split, views, scene_kind, attempt), attempt
+            return _attempt_scene(seed, split, views, scene_kind, attempt, labels), attempt
         except (MissingExtra, RenderError):
             raise
         except (
@@ -182,16 +191,20 @@ def _generate_counted(
 
 
 def _attempt_scene(
-    seed: int, split: Split, views: int, scene_kind: SceneKind | None, attempt: int
+    seed: int, split: Split, views: int, scene_kind: SceneKind | None, attempt: int, labels: bool
 ) -> SceneSample:
-    from zerograsp_edge.export.training.grasps import label_world
     from zerograsp_edge.runtime.simulation.shapes.surface import surface_samples
 
     world = attempt_world(seed, split, scene_kind, attempt)
     pictures = make_views(world, seed, views, split, attempt)
     rng = label_generator(seed, split, attempt)
     surfaces = [surface_samples(item.shape, SURFACE_SPACING_MM, rng) for item in world.objects]
-    labels = label_world(world, surfaces, rng)
+    if labels:
+        from zerograsp_edge.export.training.grasps import label_world
+
+        grasps = label_world(world, surfaces, rng)
+    else:
+        grasps = [np.zeros((len(points), GRASP_CHANNELS), np.float32) for points, _ in surfaces]
     objects = tuple(
         ObjectSurface(
             item.object_id,
@@ -199,9 +212,9 @@ def _attempt_scene(
             item.pose,
             np.asarray(points, np.float32),
             np.asarray(normals, np.float32),
-            np.asarray(grasps, np.float32),
+            np.asarray(columns, np.float32),
         )
-        for item, (points, normals), grasps in zip(world.objects, surfaces, labels, strict=True)
+        for item, (points, normals), columns in zip(world.objects, surfaces, grasps, strict=True)
     )
     return SceneSample(seed, world.support_kind, objects, tuple(pictures))
 
