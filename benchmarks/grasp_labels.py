@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure(quick: bool) -> list[harness.Figure]:
-    worlds = 2 if quick else 15  # of each scene kind and split
+    worlds = 2 if quick else 8  # of each scene kind and split
     trials: list[Executed] = []
     seconds, objects, labelled, unlabelled = 0.0, 0, 0, 0
     for split in ("test_trained", "test_unseen"):

@@ -37,7 +37,8 @@ from zerograsp_edge.runtime.simulation.gripper import MAX_DEPTH_MM, MAX_OPENING_
 from zerograsp_edge.runtime.simulation.world import World
 
 _SEEDS, _PAIRS, _TURNS = 900, 900, 10
-_TIP_BEYOND_MM = (12.0, 6.0, 2.5)  # how far the finger tips reach beyond the contacts, best first
+# How far the finger tips reach beyond the contacts and the room this must leave, best first.
+_TIPS_BEYOND_MM = ((12.0, 4.0), (6.0, 4.0), (6.0, 0.0), (2.5, 0.0))
 _LEAST_BEYOND_MM = 1.0
 _OFF_CENTRE_MM = 3.0  # between the origin and the middle of the contacts, along the closing direction
 _NEAR_MM = 5.0  # a surface point takes over the grasps that sit so near
@@ -170,9 +171,9 @@ def find_grasps(
     poses, outward, ahead = poses[fits], outward[fits], ahead[fits]
     depth = poses.depth.clone()
     waiting = torch.arange(len(poses))
-    for beyond in _TIP_BEYOND_MM:
+    for beyond, spare in _TIPS_BEYOND_MM:
         longer = replace(poses[waiting], depth=(ahead[waiting] + beyond).clamp(0, MAX_DEPTH_MM))
-        fits = surroundings.free(longer)
+        fits = surroundings.free(longer, spare)
         depth[waiting[fits]] = longer.depth[fits]
         waiting = waiting[~fits]
     poses = replace(poses, depth=depth)
