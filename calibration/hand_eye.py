@@ -27,8 +27,10 @@ MIN_VIEWS = 3
 # Squared Mahalanobis distance, chi-square with six degrees of freedom: exceeded by one right view in a million.
 _OUTLIER = 38.26
 _ROUNDS = 12
-# Rejected views that agree this well (m, rad) on another board position tell of a board that was moved.
-_SAME_PLACE_M, _SAME_PLACE_RAD = 0.004, float(np.radians(0.7))
+# Rejected views tell of a moved board when they agree on its new place to a fifth of how far it went: at least to
+# the first of these, at most to the second (m, rad).
+_SAME_PLACE = 0.2
+_SAME_PLACE_M, _SAME_PLACE_RAD = (0.001, 0.004), (float(np.radians(0.1)), float(np.radians(0.7)))
 # Below this RMS rotation about the second axis (rad) views cannot be told right from wrong.
 _DEGENERATE_RAD = float(np.radians(1.0))
 
@@ -203,7 +205,9 @@ def calibrate(
         refined.noise,
         residuals,
         compare_solvers(Views.of(mode, hand[used], kept, board, camera), hand[used], seen[used], x),
-        assess(mode, hand[used], seen[used], len(views), refined, board, camera, requirements),
+        assess(
+            mode, hand[used], seen[used], len(views), refined, stated or Noise(), board, camera, requirements
+        ),
         _notes(refined, board),
     )
 
@@ -273,14 +277,15 @@ def _reasons(
     for i in rejected:
         apart = np.linalg.norm(places[rejected, :3, 3] - places[i, :3, 3], axis=1)
         turned = angle_between(places[rejected], places[i][None])
-        others = rejected[(apart < _SAME_PLACE_M) & (turned < _SAME_PLACE_RAD)]
-        moved = 1000 * np.linalg.norm(places[i, :3, 3] - refined.board_mounting[:3, 3])
-        turn = np.degrees(angle_between(places[i], refined.board_mounting))
+        moved = float(np.linalg.norm(places[i, :3, 3] - refined.board_mounting[:3, 3]))
+        turn = float(angle_between(places[i], refined.board_mounting))
+        near = apart < np.clip(_SAME_PLACE * moved, *_SAME_PLACE_M)
+        others = rejected[near & (turned < np.clip(_SAME_PLACE * turn, *_SAME_PLACE_RAD))]
         if len(others) > 1:
             group = ", ".join(names[j] for j in others)
             place = "on the table" if mode == "eye-in-hand" else "in the hand"
             reasons[int(i)] = (
-                f"views {group} agree that the board sat elsewhere {place}, {moved:.1f} mm and {turn:.2f} deg away: "
+                f"views {group} agree that the board sat elsewhere {place}, {1000 * moved:.1f} mm and {np.degrees(turn):.2f} deg away: "
                 "was it moved? Fix it and take them again"
             )
         else:
