@@ -219,7 +219,9 @@ def save_network(network: ZeroGrasp, path: str | os.PathLike[str], *, half: bool
         weights = {name for name, value in network.named_parameters() if value.ndim > 1}
         state = {name: value.half() if name in weights else value for name, value in state.items()}
         if too_large := [name for name in weights if not state[name].isfinite().all()]:
-            raise CheckpointError(f"{path}: weights beyond half precision's 65504 in {_listed(too_large)}; store float32")
+            raise CheckpointError(
+                f"{path}: weights beyond half precision's 65504 in {_listed(too_large)}; store float32"
+            )
     metadata = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,

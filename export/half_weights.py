@@ -1,7 +1,7 @@
 """Weights stored in half precision, computed with in single: half the size on disk, the graph otherwise unchanged.
 
-Executors fold the casts away when they load a graph, so nothing is slower. A weight moves by at most 2^-11 of its value,
-and moves in the network already, so that a bundle's reference outputs are those of the very weights it holds.
+Executors fold the casts away when they load a graph, so nothing is slower. A weight moves by at most 2^-11 of its
+value, and moves in the network already, so that a bundle's reference outputs are those of the very weights it holds.
 """
 
 from __future__ import annotations

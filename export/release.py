@@ -40,7 +40,9 @@ class Release:
         save_network(load_network(self.checkpoint), self.weights, half=True)
         size = self.weights.stat().st_size / 1e6
         if size > MOST_MEGABYTES:
-            raise ValueError(f"{self.weights}: expected at most {MOST_MEGABYTES:g} MB, got {size:.1f} MB; train a smaller network")
+            raise ValueError(
+                f"{self.weights}: expected at most {MOST_MEGABYTES:g} MB, got {size:.1f} MB; train a smaller network"
+            )
         provenance = {
             "model": "ZeroGrasp edge model, trained on synthetic scenes; see export/models/edge.md",
             "checkpoint": self.weights.name,

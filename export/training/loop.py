@@ -115,7 +115,7 @@ class Trainer:
             network.load_state_dict(state.network)
         self.average = WeightAverage(network, settings.average)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(network, settings.weight_decay), lr=settings.rate.peak, betas=(0.9, 0.99)
+            _parameter_groups(network, settings.weight_decay), lr=settings.rate.peak, betas=(0.9, 0.99), fused=True
         )
         self._cursor = Cursor()
         if state is not None:

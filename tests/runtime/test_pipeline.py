@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zerograsp_edge.runtime.bundle import REFERENCE, Bundle, BundleError, load_bundle
+from zerograsp_edge.runtime.bundle import REFERENCE, BundleError, load_bundle
 from zerograsp_edge.runtime.cli import main
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.grasp.decode import OctreeCube

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra `export`")
 pytest.importorskip("ocnn", reason="needs the extra `export`")
 
-from zerograsp_edge.export.training.sample import ObjectSurface, SceneSample, View  # noqa: E402
-from zerograsp_edge.runtime.camera.simulated import SimulatedCamera  # noqa: E402
+from zerograsp_edge.export.training.sample import ObjectSurface, SceneSample, View
+from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
 SPACING = 1.2  # mm
 

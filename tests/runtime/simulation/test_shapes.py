@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.simulation.shapes import HELD_OUT, TRAINED, Shape, draw_shape, surface_samples
 
 pytest.importorskip("scipy", reason="distances of radial shapes need scipy (extra sim)")

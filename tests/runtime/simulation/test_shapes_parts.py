@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from zerograsp_edge.runtime.simulation.shapes import HELD_OUT, TRAINED, Revolution, Shape
 from zerograsp_edge.runtime.simulation.shapes import polygon as plane
 
