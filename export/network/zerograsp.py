@@ -123,7 +123,9 @@ class ZeroGrasp(nn.Module):
         frames = _as_frames(frames)
         config = self.config
         features = [f for frame in frames for f in self.point_features(frame)]
-        octree = build_input_octree(config, [p for frame in frames for p in frame.points], features, self.training)
+        octree = build_input_octree(
+            config, [p for frame in frames for p in frame.points], features, self.training
+        )
         x = octree.get_input_feature("LF", nempty=False)
         frame_of_object = torch.repeat_interleave(torch.tensor([len(f.points) for f in frames]))
         frame_of_node = frame_of_object.to(x.device)[octree.batch_id(config.min_lod)]
