@@ -1,9 +1,9 @@
 """Exact augmentation: the eight symmetries of the image plane and a change of scale; colours, depth noise, masks.
 
-A mirrored, transposed or scaled view is the view of a mirrored, transposed or scaled world, pixel by pixel: flipping the
-image in x is the world's reflection x -> -x with the principal point reflected, transposing it swaps x and y, scaling depth
-by s scales the world by s about the camera. `Augmented.warp` is that 3x3 matrix; targets take it too. A parallel
-gripper is its own mirror image, and so are its labels.
+A mirrored, transposed or scaled view is the view of a mirrored, transposed or scaled world, pixel by pixel:
+flipping the image in x is the world's reflection x -> -x with the principal point reflected, transposing it
+swaps x and y, scaling depth by s scales the world by s about the camera. `Augmented.warp` is that 3x3 matrix;
+targets take it too. A parallel gripper is its own mirror image, and so are its labels.
 """
 
 from __future__ import annotations
@@ -55,12 +55,10 @@ class Augmented:
 
 def augment(view: View, settings: Augmentation, rng: np.random.Generator) -> Augmented:
     """A random change of a view; the same generator state gives the same change."""
-    # All draws happen whether used or not, so that one setting does not shift the randomness of the others.
-    draws = rng.random(6)
+    draws = rng.random(5)
     scale = 1 + settings.scale * rng.uniform(-1, 1)
-    result = dihedral(
-        view, bool(draws[0] < settings.flip_x), bool(draws[1] < settings.flip_y), bool(draws[2] < settings.transpose)
-    )  # fmt: skip
+    flips = draws[:3] < (settings.flip_x, settings.flip_y, settings.transpose)
+    result = dihedral(view, *(bool(f) for f in flips))
     rgb, depth, mask = result.rgb, result.depth, result.mask
     if settings.scale:
         depth = depth * np.float32(scale)

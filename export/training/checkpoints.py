@@ -92,7 +92,8 @@ def _write(state: TrainingState, path: Path) -> None:
     with path.open("wb") as file:
         torch.save({"format": FORMAT, **vars(state)}, file)
         file.flush()
-        os.fsync(file.fileno())  # a machine that loses power must not leave an empty file under the final name
+        # A machine that loses power must not leave an empty file under the final name.
+        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> TrainingState:

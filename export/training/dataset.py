@@ -1,8 +1,9 @@
 """A folder of scenes as an endless stream of batches, prepared by a thread while the network trains.
 
-The order is a function of the seed and of the files: at the start of every epoch the folder is listed again, so scenes that
-a generator adds meanwhile are seen from the next epoch on. A `Cursor` says where the stream stands; a stream opened with
-the cursor of a batch continues with the batches that would have followed, bit by bit.
+The order is a function of the seed and of the files: at the start of every epoch the folder is listed again,
+so scenes that a generator adds meanwhile are seen from the next epoch on. A `Cursor` says where the stream
+stands; a stream opened with the cursor of a batch continues with the batches that would have followed, bit by
+bit.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def prepare_view(
 class SceneStream:
     """Batches without end; a thread prepares them ahead.
 
-    Scenes that cannot be used are skipped; `skipped` has them with the reason. An object is left out of a view whose targets
-    alone exceed `limits.max_nodes`; `objects_left_out` counts them.
+    Scenes that cannot be used are skipped; `skipped` has them with the reason. An object is left out of a
+    view whose targets alone exceed `limits.max_nodes`; `objects_left_out` counts them.
 
     Args:
         folder: scenes (.npz), searched with its sub-folders.
@@ -213,7 +214,8 @@ class SceneStream:
     def _put(self, item: Batch | BaseException) -> None:
         while not self._stop.is_set():
             try:
-                return self._ready.put(item, timeout=0.2)
+                self._ready.put(item, timeout=0.2)
+                return
             except queue.Full:
                 continue
 

@@ -44,11 +44,13 @@ class Teacher:
         return self.network.forward_train(frames, target, from_prior=every)
 
 
-def distillation_terms(config: NetworkConfig, student: TrainingPrediction, teacher: TrainingPrediction) -> Terms:
+def distillation_terms(
+    config: NetworkConfig, student: TrainingPrediction, teacher: TrainingPrediction
+) -> Terms:
     """How far a student is from its teacher, by part; names begin with `teacher_`. 0 where they agree.
 
-    Occupancy: KL(teacher || student) per node, averaged per depth, summed. Surface: normals and signed distance. Grasps:
-    graspness, quality and, weighted by the teacher's quality, directions, depth and width.
+    Occupancy: KL(teacher || student) per node, averaged per depth, summed. Surface: normals and signed
+    distance. Grasps: graspness, quality and, weighted by the teacher's quality, directions, depth and width.
     """
     occupancy = torch.zeros(())
     for depth, logits in student.logits.items():

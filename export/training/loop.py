@@ -33,7 +33,8 @@ from .validation import load_views, validate
 
 log = logging.getLogger(__name__)
 
-_LONGEST_INTERVAL = 600.0  # s; when a machine was suspended, the time between two steps counts no more than this
+# Seconds; when a machine was suspended, the time between two steps counts no more than this.
+_LONGEST_INTERVAL = 600.0
 _SCORE = "chamfer"  # of validation, mm: the lower the better
 
 
@@ -260,12 +261,8 @@ class Trainer:
         noise = torch.randn(batch.objects, self.network.config.latent, generator=generator)
         draws = torch.rand(batch.objects, generator=generator)
         share = self.settings.prior_share if self.network.config.posterior else 1.0
-        prediction = self.network.forward_train(
-            batch.frames, batch.target, noise, from_prior=draws < share
-        )
-        terms = loss_terms(
-            self.network.config, prediction, self.settings.losses, batch.labelled_rows
-        )
+        prediction = self.network.forward_train(batch.frames, batch.target, noise, from_prior=draws < share)
+        terms = loss_terms(self.network.config, prediction, self.settings.losses, batch.labelled_rows)
         if self._teacher is not None:
             taught = self._teacher(batch.frames, batch.target)
             terms.update(distillation_terms(self.network.config, prediction, taught))

@@ -1,9 +1,10 @@
 """The training losses: reconstruction, grasps, and the divergence between posterior and prior.
 
-The terms are those of the paper (arXiv 2504.10857): occupancy at every depth, normals and signed distance; graspness,
-quality, closing direction, approach, depth and width as in economic supervision (arXiv 2407.08366), the latter four only
-where the label has a grasp; KL. Graspness and quality are regressed, not classified: decoding takes the raw graspness as
-score. Every term is an average that is 0 for a perfect prediction.
+The terms are those of the paper (arXiv 2504.10857): occupancy at every depth, normals and signed distance;
+graspness, quality, closing direction, approach, depth and width as in economic supervision (arXiv
+2407.08366), the latter four only where the label has a grasp; KL. Graspness and quality are regressed, not
+classified: decoding takes the raw graspness as score. Every term is an average that is 0 for a perfect
+prediction.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def total_loss(terms: Mapping[str, Tensor], weights: LossWeights, kl_weight: flo
 
 
 def grasp_terms(signal: Tensor, target: Tensor, foreground: float) -> Terms:
-    """Grasp terms of signals (S, 14): directions, depth and width where the label's quality is positive, weighted by it."""
+    """Grasp terms of signals (S, 14); directions, depth and width count as much as the label's quality."""
     quality = target[:, QUALITY]
     closing = 1 - cosine(signal[:, CLOSING], target[:, CLOSING]).abs()
     approach = 1 - cosine(signal[:, APPROACH], target[:, APPROACH])

@@ -45,8 +45,8 @@ def _plain(value: Any) -> Any:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The records of a run as if it had never been interrupted.
 
-    A `start` record of a resumed run takes back what had been logged after the step it resumed from; half-written lines
-    are passed over.
+    A `start` record of a resumed run takes back what had been logged after the step it resumed from;
+    half-written lines are passed over.
     """
     path = folder / LOG
     records: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("loss", "train", ("loss",)),
     ("occupancy by depth", "train", ("loss/occupancy_*",)),
     ("surface", "train", ("loss/normal", "loss/sdf")),
-    ("grasps", "train", ("loss/graspness", "loss/quality", "loss/closing", "loss/approach", "loss/depth", "loss/width")),
+    ("grasps", "train", tuple(f"loss/{t}" for t in ("graspness", "quality", "closing", "approach", "depth", "width"))),
     ("KL, nats", "train", ("loss/kl",)),
     ("learning rate", "train", ("learning_rate",)),
     ("validation: chamfer, mm", "validation", ("chamfer", "accuracy", "completeness")),

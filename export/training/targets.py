@@ -1,7 +1,7 @@
 """What the network should say about a view: per object the surface voxels of the finest depth with their signal.
 
-The octree's cube depends on the view (its near face follows the nearest masked point), so targets are made when a view
-is loaded, from the dense surface samples of the scene.
+The octree's cube depends on the view (its near face follows the nearest masked point), so targets are made
+when a view is loaded, from the dense surface samples of the scene.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def frame_targets(
 
     Args:
         frame: the view as prepared for the network.
-        warp: (3, 3) camera coordinates of `frame` <- those of `view`, a uniformly scaled orthogonal matrix (an augmented
-            view, see `augment`); None is the identity.
+        warp: (3, 3) camera coordinates of `frame` <- those of `view`, a uniformly scaled orthogonal matrix
+            (an augmented view, see `augment`); None is the identity.
     Raises:
         TargetError: the mask names an object that the scene lacks, or an object has no surface inside the cube.
     """
@@ -102,7 +102,7 @@ def surface_in_camera(
 def object_target(
     config: NetworkConfig, z_min: float, points: np.ndarray, normals: np.ndarray, grasps: np.ndarray
 ) -> ObjectTarget:
-    """One sample per finest voxel, the one nearest to its centre; samples outside the cube are cut off, as the input is.
+    """One sample per finest voxel, the one nearest to its centre; the cube cuts off the rest, as it does the input.
 
     The signed distance is that of the voxel's centre from the sample's tangent plane, (centre - p) . n, so that
     centre - normal * distance lies on the surface.
@@ -149,5 +149,3 @@ def target_octree(config: NetworkConfig, targets: Sequence[ObjectTarget]) -> Oct
     return build_target_octree(
         config, [t.centres for t in targets], [t.normals for t in targets], [t.signal for t in targets]
     )
-
-

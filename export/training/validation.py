@@ -67,11 +67,12 @@ def validate(
 
     Args:
         network: in evaluation mode.
-        max_nodes: a view whose predicted octree would exceed as many nodes at any depth counts as missed (a network that
-            has learned little may fill the whole cube).
+        max_nodes: a view whose predicted octree would exceed as many nodes at any depth counts as missed (a
+            network that has learned little may fill the whole cube).
     Returns:
-        `chamfer`, `accuracy`, `completeness` (mm), `f1_5`, `f1_10`, `normal_consistency`, `normal_agreement` (percent),
-        `missed` objects, `overgrown` views, `objects`, and `loss/<term>`, teacher-forced from the prior's mean.
+        `chamfer`, `accuracy`, `completeness` (mm), `f1_5`, `f1_10`, `normal_consistency`, `normal_agreement`
+        (percent), `missed` objects, `overgrown` views, `objects`, and `loss/<term>`, teacher-forced from the
+        prior's mean.
     """
     scores, losses = [], []
     overgrown = 0

@@ -16,7 +16,9 @@ from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 SPACING = 1.2  # mm
 
 
-def make_sample(seed: int, objects: int = 3, width: int = 128, height: int = 96, views: int = 1) -> SceneSample:
+def make_sample(
+    seed: int, objects: int = 3, width: int = 128, height: int = 96, views: int = 1
+) -> SceneSample:
     """A scene of the simulated camera as the scene generator would store it."""
     camera = SimulatedCamera(seed, objects, width, height, moving=True)
     rng = np.random.default_rng(seed)

@@ -55,7 +55,9 @@ def test_fine_tuning_starts_from_the_checkpoint_and_takes_all_of_it(
     without = ZeroGrasp(TINY.without_posterior())
     save_network(without, tmp_path / "deployed.safetensors")
     assert (
-        train(scenes, tmp_path / "d", "--init", tmp_path / "deployed.safetensors", "--config", "tiny", *common)
+        train(
+            scenes, tmp_path / "d", "--init", tmp_path / "deployed.safetensors", "--config", "tiny", *common
+        )
         == 1
     )
 

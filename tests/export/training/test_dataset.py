@@ -93,9 +93,9 @@ def test_objects_beyond_the_limit_are_left_out_of_their_view(scenes: Path) -> No
 
 
 def test_a_view_that_is_too_large_by_itself_is_skipped(scenes: Path) -> None:
-    with SceneStream(scenes, TINY, 0, limits=BatchLimits(max_nodes=8)) as stream:
-        with pytest.raises(DatasetError, match=r"one object has \d+ nodes, the limit is 8"):
-            next(stream)
+    stream = SceneStream(scenes, TINY, 0, limits=BatchLimits(max_nodes=8))
+    with stream, pytest.raises(DatasetError, match=r"one object has \d+ nodes, the limit is 8"):
+        next(stream)
 
 
 def test_scenes_without_labels_train_shapes_only(scenes: Path, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_the_gap_to_oneself_is_zero_and_closes_with_training(batch: Batch) -> No
     every = torch.ones(batch.objects, dtype=torch.bool)
     gaps = []
     for _ in range(15):
-        terms = distillation_terms(TINY, student.forward_train(batch.frames, batch.target, from_prior=every), taught)
+        terms = distillation_terms(
+            TINY, student.forward_train(batch.frames, batch.target, from_prior=every), taught
+        )
         loss = sum(terms.values(), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()

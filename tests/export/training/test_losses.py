@@ -99,7 +99,9 @@ def test_directions_count_only_where_there_is_a_grasp_and_by_its_quality() -> No
     signal[rows, 13] += errors
     expected = (errors * target[rows, 5]).sum() / target[:, 5].sum()
     assert float(grasp_terms(signal, target, 4)["width"]) == pytest.approx(float(expected), rel=1e-4)
-    assert all(float(v) == 0 for k, v in grasp_terms(signal[without], target[without], 4).items() if k != "width")
+    assert all(
+        float(v) == 0 for k, v in grasp_terms(signal[without], target[without], 4).items() if k != "width"
+    )
 
 
 def test_objects_without_labels_say_nothing_about_grasps() -> None:

@@ -99,7 +99,9 @@ def test_surface_outside_the_cube_is_cut_off_like_the_input() -> None:
     normals = np.tile(np.float32([0, 0, -1]), (5, 1))
     target = object_target(EDGE, 160.0, points, normals, np.zeros((5, 10), np.float32))
     assert len(target.centres) == 2
-    assert len(object_target(EDGE, 160.0, points[2:], normals[2:], np.zeros((3, 10), np.float32)).centres) == 0
+    assert (
+        len(object_target(EDGE, 160.0, points[2:], normals[2:], np.zeros((3, 10), np.float32)).centres) == 0
+    )
 
 
 def test_a_mask_value_without_object_is_refused(sample: SceneSample, frame: FrameInputs) -> None:
