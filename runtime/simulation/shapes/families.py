@@ -44,10 +44,11 @@ def _capsule(rng: np.random.Generator, size: float) -> Shape:
 def _cone(rng: np.random.Generator, size: float) -> Shape:
     """Cone or frustum with rounded edges."""
     radius, half_height = _round_proportions(rng, size, 0.5, 2.5)
-    top = max(radius * (rng.uniform(0.05, 0.2) if rng.random() < 0.3 else rng.uniform(0.3, 0.85)), THINNEST / 2)
+    narrow = rng.uniform(0.05, 0.2) if rng.random() < 0.3 else rng.uniform(0.3, 0.85)
+    top = max(narrow * radius, THINNEST / 2)
     path = np.array([[0, 0], [radius, 0], [top, 2 * half_height], [0, 2 * half_height]])
     edges = rng.uniform(0.1, 0.6) * np.array([0, min(top, half_height), 0.8 * top, 0])
-    return Revolution.of(plane.rounded(path, edges))
+    return _revolved(plane.rounded(path, edges), size)
 
 
 def _superquadric(rng: np.random.Generator, size: float) -> Shape:
@@ -67,11 +68,13 @@ def _bottle(rng: np.random.Generator, size: float) -> Shape:
     shoulder, neck_start = rng.uniform(0.4, 0.62), rng.uniform(0.68, 0.8)
     foot = body * rng.uniform(0.1, 0.3)
     smooth = [(0, 0), (body - foot, 0), (body, 0), (body, foot), (waist, shoulder / 2), (body, shoulder)]
-    smooth += [((body + neck) / 2 + 0.1 * body, (shoulder + neck_start) / 2), (neck, neck_start), (neck, 0.85)]
+    sloping = ((body + neck) / 2 + 0.1 * body, (shoulder + neck_start) / 2)
+    smooth += [sloping, (neck, neck_start), (neck, 0.85)]
     curve = plane.smoothed(np.array(smooth), 2)
     cap, cap_start = neck * rng.uniform(1.15, 1.4), rng.uniform(0.87, 0.92)
     if rng.random() < 0.5:
-        end, radii = [(neck, cap_start), (cap, cap_start), (cap, 1), (0, 1)], [0, 0.05, rng.uniform(0.1, 0.4), 0]
+        end = [(neck, cap_start), (cap, cap_start), (cap, 1), (0, 1)]
+        radii = [0, 0.05, rng.uniform(0.1, 0.4), 0]
     else:
         end, radii = [(neck, 1), (0, 1)], [rng.uniform(0.1, 0.4), 0]
     path = np.concatenate([curve, end])
@@ -139,7 +142,10 @@ def _l_part(rng: np.random.Generator, size: float) -> Shape:
     radius = _edge_radius(rng, min(a, b, narrow))
     return Union.of(
         (RoundedBox((size / 2, width / 2, a / 2), radius), np.zeros(3)),
-        (RoundedBox((b / 2, narrow / 2, across / 2), radius), np.array([(b - size) / 2, 0, (across - a) / 2])),
+        (
+            RoundedBox((b / 2, narrow / 2, across / 2), radius),
+            np.array([(b - size) / 2, 0, (across - a) / 2]),
+        ),
     )
 
 
@@ -194,7 +200,8 @@ def _dumbbell(rng: np.random.Generator, size: float) -> Shape:
     end = max(end, 1.2 * THINNEST / size)
     grip = max(grip * end, THINNEST / 2 / size)
     long = rng.uniform(0.2, 0.32)
-    path = np.array([(0, 0), (end, 0), (end, long), (grip, long), (grip, 1 - long), (end, 1 - long), (end, 1), (0, 1)])
+    half = [(0, 0), (end, 0), (end, long), (grip, long)]
+    path = np.array(half + [(r, 1 - z) for r, z in half[::-1]])
     outer, inner = rng.uniform(0.15, 0.45) * long, 0.3 * (end - grip)
     return _revolved(plane.rounded(path, [0, outer, outer, inner, inner, outer, outer, 0]), size)
 
@@ -212,13 +219,14 @@ def _cross(rng: np.random.Generator, size: float) -> Shape:
 def _hammer(rng: np.random.Generator, size: float) -> Shape:
     """A round grip with a block across its end."""
     grip = max(size * rng.uniform(0.04, 0.075), THINNEST / 2)
-    head = np.maximum(size * np.array([rng.uniform(0.3, 0.5), rng.uniform(0.11, 0.2), rng.uniform(0.11, 0.2)]), 6)
+    head = np.maximum(size * rng.uniform([0.3, 0.11, 0.11], [0.5, 0.2, 0.2]), 6)
     offset = rng.uniform(-0.15, 0.15) * head[0]
     half = (float(head[0] / 2), float(head[1] / 2), float(head[2] / 2))
     block = RoundedBox(half, _edge_radius(rng, head.min()))
     stick = Capsule(grip, (size - half[2]) / 2 - grip)
     return Union.of(
-        (block, np.array([offset, 0, 0])), (stick, np.array([0, 0, half[2] - size + grip + stick.half_height]))
+        (block, np.array([offset, 0, 0])),
+        (stick, np.array([0, 0, half[2] - size + grip + stick.half_height])),
     )
 
 

@@ -1,17 +1,18 @@
-"""Plane polygons: signed distance, rounded corners, offsets, cutting into convex pieces. Profiles and outlines are these.
+"""Plane polygons, as profiles and outlines: signed distance, rounded corners, cutting into convex pieces.
 
 A polygon is (m, 2) float64, counterclockwise, simple, without a repeated end point. Lengths are millimetres.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 # Points times edges handled at once: the intermediate arrays stay in a core's cache.
 _CHUNK = 1 << 16
+_SLIVER = 2.0  # mm
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def centred(polygon: np.ndarray) -> np.ndarray:
     return polygon - (polygon.min(axis=0) + polygon.max(axis=0)) / 2
 
 
-def rounded(polygon: np.ndarray, radius: float | np.ndarray, step_degrees: float = 12.0) -> np.ndarray:
+def rounded(
+    polygon: np.ndarray, radius: float | Sequence[float] | np.ndarray, step_degrees: float = 12.0
+) -> np.ndarray:
     """Every corner, convex or reflex, replaced by an arc tangent to its edges.
 
     A radius that does not fit is reduced, so that neighbouring arcs take at most 45 % of their common edge each.
@@ -155,6 +158,8 @@ def merged(
 ) -> list[np.ndarray]:
     """Neighbouring convex cells joined into hulls, least excess first, as long as it stays within the tolerance.
 
+    To be rid of slivers, three times the tolerance is granted to a piece under 2 mm across.
+
     Args:
         cells: convex polygons that tile the region; cells that share a stretch of boundary are neighbours.
         excess: how far the given convex polygon reaches out of the region, mm.
@@ -174,7 +179,8 @@ def merged(
         for i, others in touching.items():
             for j in others:
                 if i < j and (i, j) not in cost:
-                    cost[i, j] = excess(hull(np.concatenate([pieces[i], pieces[j]])))
+                    sliver = min(_width(pieces[i]), _width(pieces[j])) < _SLIVER
+                    cost[i, j] = excess(hull(np.concatenate([pieces[i], pieces[j]]))) / (3 if sliver else 1)
         if not cost or min(cost.values()) > tolerance:
             return list(pieces.values())
         i, j = min(cost, key=lambda pair: (cost[pair], pair))
@@ -210,6 +216,11 @@ def along(polygon: np.ndarray, steps: int = 8) -> np.ndarray:
     return (polygon + t * (np.roll(polygon, -1, axis=0) - polygon)).reshape(-1, 2)
 
 
+def _width(polygon: np.ndarray) -> float:
+    """Least extent across any edge's direction; 0 of a point or a stroke."""
+    return float(np.ptp(polygon @ edge_normals(polygon).T, axis=0).min()) if len(polygon) > 2 else 0.0
+
+
 def _cross(a: np.ndarray, b: np.ndarray) -> float:
     return float(a[0] * b[1] - a[1] * b[0])
 
@@ -230,7 +241,10 @@ def _touch(a: np.ndarray, b: np.ndarray) -> bool:
     length = np.linalg.norm(direction, axis=1)
     direction = direction / np.maximum(length, 1e-12)[:, None]
     off = [
-        np.abs(direction[:, None, 0] * (p - a[:, None])[..., 1] - direction[:, None, 1] * (p - a[:, None])[..., 0])
+        np.abs(
+            direction[:, None, 0] * (p - a[:, None])[..., 1]
+            - direction[:, None, 1] * (p - a[:, None])[..., 0]
+        )
         for p in (b[None], b1[None])
     ]
     s = [np.einsum("ij,ikj->ik", direction, p - a[:, None]) for p in (b[None], b1[None])]

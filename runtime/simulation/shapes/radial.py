@@ -43,9 +43,13 @@ class Radial(Shape):
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         rays = np.asarray(points, np.float64) - self.star
-        inside = self.gauge(rays) < 1
-        # a vertex up to a quarter further away than the nearest will do: sliding makes up for it
-        gap, index = self._tree.query(rays, eps=0.25)
+        gauge = self.gauge(rays)
+        inside = gauge < 1
+        # Far off, a vertex up to a quarter further away than the nearest will do: sliding makes up for it.
+        far = np.abs(gauge - 1) * np.linalg.norm(rays, axis=1) > 20 * np.maximum(gauge, 1e-12)
+        gap, index = np.empty(len(rays)), np.empty(len(rays), np.int64)
+        for group, slack in ((far, 0.25), (~far, 0.0)):
+            gap[group], index[group] = self._tree.query(rays[group], eps=slack)
         # far away, half a vertex spacing to the side hardly changes the distance
         near = np.flatnonzero(gap < 40)
         p, q, d = rays[near], self._surface[index[near]], gap[near]
@@ -204,13 +208,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _box_grid(half: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     """Closed mesh of a box whose faces are grids: vertices (n, 3), outward faces (m, 3)."""
-    counts = np.maximum(np.ceil(2 * half / spacing), 4).astype(int)
+    counts = 2 * np.maximum(np.ceil(half / spacing), 2).astype(
+        int
+    )  # even: ridges of pinched shapes lie at zero
     vertices, faces, number = [], [], 0
     for axis in range(3):
         b, c = (axis + 1) % 3, (axis + 2) % 3
         for side in (-1, 1):
             i, j = np.mgrid[0 : counts[b] + 1, 0 : counts[c] + 1]
-            lattice = np.empty((i.size, 3), np.int64)  # integer coordinates, so that shared vertices are equal
+            lattice = np.empty((i.size, 3), np.int64)  # integers, so that shared vertices are equal
             lattice[:, axis] = 0 if side < 0 else counts[axis]
             lattice[:, b], lattice[:, c] = i.ravel(), j.ravel()
             vertices.append(lattice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,32 +107,28 @@ class Revolution(Shape):
     def parts(self) -> list[np.ndarray]:
         """Discs where the solid reaches the axis, sectors of rings where it does not (walls of a hollow).
 
-        Ring corners lie half way between the inscribed and the circumscribed circle. Cutting starts at 0.6 mm of
-        error in the profile and 1.2 mm around the ring and coarsens until there are at most 40 pieces.
+        Ring corners lie half way between the inscribed and the circumscribed circle, 1 mm from either at most if
+        16 sectors reach that. The profile is cut to 0.6 mm, or as much more coarsely as it takes to make do with 40
+        parts and at least 12 sectors.
         """
-        pieces = self._slabs()
+        whole, merged = plane.hull(self.profile), self._slabs()
         for tolerance in 0.6 * 1.25 ** np.arange(16):
-            pieces = plane.merged(pieces, self._excess, float(tolerance))  # goes on where the last one stopped
-            parts = self._parts(pieces, float(tolerance))
-            if len(parts) <= _MOST_PARTS:
-                return parts
-        raise ValueError(f"a profile of {len(self.profile)} points is too intricate for {_MOST_PARTS} convex parts")
-
-    def _parts(self, pieces: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
-        parts = []
-        whole = plane.hull(self.profile)
-        for piece in [whole] if self._excess(whole) <= tolerance else pieces:
-            if piece[:, 0].min() < 1e-6:
-                angle, scale = ring_angles(24)
-                parts.append(_revolved(piece, angle, scale))
-                continue
-            # the chord of a sector misses the circle by r (1 - cos(half)), half of it on either side
-            r = piece[:, 0].max()
-            count = int(np.clip(np.ceil(np.pi / np.arccos(1 - min(4 * tolerance / r, 0.5))), 8, 16))
-            half = np.pi / count
-            scale = 2 / (1 + np.cos(half))
-            parts += [_revolved(piece, np.array([-half, half]) + 2 * half * k, scale) for k in range(count)]
-        return parts
+            convex = self._excess(whole) <= tolerance
+            if not convex:
+                # goes on where the last tolerance stopped
+                merged = plane.merged(merged, self._excess, float(tolerance))
+            pieces = [whole] if convex else merged
+            discs = [piece for piece in pieces if piece[:, 0].min() < 1e-6]
+            walls = [piece for piece in pieces if piece[:, 0].min() >= 1e-6]
+            wanted = _sectors(float(self.profile[:, 0].max()))
+            sectors = min(wanted, (_MOST_PARTS - len(discs)) // len(walls)) if walls else 0
+            if len(discs) <= _MOST_PARTS and (not walls or sectors >= min(wanted, 12)):
+                return [_revolved(piece, *ring_angles(24)) for piece in discs] + [
+                    sector for piece in walls for sector in _ring(piece, sectors)
+                ]
+        raise ValueError(
+            f"a profile of {len(self.profile)} points is too intricate for {_MOST_PARTS} convex parts; smooth it"
+        )
 
     def _slabs(self) -> list[np.ndarray]:
         """The profile cut at the heights of its vertices into trapezoids."""
@@ -145,14 +142,14 @@ class Revolution(Shape):
                 keep.append(level)
         keep.append(levels[-1])
         cells = []
-        for low, high in zip(keep[:-1], keep[1:], strict=True):
+        for low, high in pairwise(keep):
             middle = (low + high) / 2
             crossing = []
             for p, q in zip(closed, after, strict=True):
                 if (p[1] <= middle) != (q[1] <= middle):
                     slope = (q[0] - p[0]) / (q[1] - p[1])
-                    at = [p[0] + (np.clip(z, *sorted((p[1], q[1]))) - p[1]) * slope for z in (low, middle, high)]
-                    crossing.append((at[1], at[0], at[2]))
+                    within = np.clip([middle, low, high], min(p[1], q[1]), max(p[1], q[1]))
+                    crossing.append(tuple(p[0] + (within - p[1]) * slope))
             crossing.sort()
             for (_, a, b), (_, c, d) in zip(crossing[0::2], crossing[1::2], strict=True):
                 cells.append(np.array([[a, low], [c, low], [d, high], [b, high]]))
@@ -186,6 +183,17 @@ class Revolution(Shape):
             ends[smooth] = (edges + others)[smooth]
             ends /= np.linalg.norm(ends, axis=1, keepdims=True)
         return first, last
+
+
+def _sectors(radius: float) -> int:
+    """How many sectors a ring needs: the chord of one misses the circle by r (1 - cos(half)), 2 mm of it wanted."""
+    return int(np.clip(np.ceil(np.pi / np.arccos(1 - min(2 / radius, 0.5))), 8, 16))
+
+
+def _ring(piece: np.ndarray, sectors: int) -> list[np.ndarray]:
+    half = np.pi / sectors
+    stretch = 2 / (1 + np.cos(half))
+    return [_revolved(piece, np.array([-half, half]) + 2 * half * k, stretch) for k in range(sectors)]
 
 
 def _revolved(piece: np.ndarray, angles: np.ndarray, scale: float) -> np.ndarray:

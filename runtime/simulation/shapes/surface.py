@@ -33,7 +33,9 @@ def surface_samples(
         raise ValueError(f"spacing_mm is {spacing_mm}; expected a positive length in mm")
     mesh = shape.mesh()
     corners = np.asarray(mesh.triangles)
-    total = np.cumsum(np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1))
+    total = np.cumsum(
+        np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    )
     count = int(np.ceil(_CANDIDATES * total[-1] / 2 / spacing_mm**2))
     # one candidate per equal share of the area: more even than independent draws
     face = np.searchsorted(total, (np.arange(count) + rng.random(count)) * (total[-1] / count))

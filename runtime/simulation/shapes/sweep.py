@@ -38,7 +38,9 @@ class Sweep(Shape):
         """
         length = np.linalg.norm(np.diff(centres, axis=0), axis=1)
         if (np.abs(np.diff(radii)) >= length).any():
-            raise ValueError("a ball of the sweep contains its neighbour: take fewer centres or a flatter taper")
+            raise ValueError(
+                "a ball of the sweep contains its neighbour: take fewer centres or a flatter taper"
+            )
         low, high = (centres - radii[:, None]).min(axis=0), (centres + radii[:, None]).max(axis=0)
         middle = (low + high) / 2
         return cls(centres - middle, radii), middle

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import trimesh
 
 from zerograsp_edge.runtime.simulation.shapes import HELD_OUT, TRAINED, Shape, draw_shape, surface_samples
 
@@ -28,38 +29,50 @@ def member(family: str, size: float) -> Shape:
 
 
 @cache
+def mesh_of(family: str, size: float) -> trimesh.Trimesh:
+    return member(family, size).mesh()
+
+
+@cache
 def samples(family: str, size: float) -> tuple[np.ndarray, np.ndarray]:
     return surface_samples(member(family, size), 1.0, np.random.default_rng(0))
 
 
 @cache
 def mesh_points(family: str, size: float) -> np.ndarray:
-    """Area-uniform points of the mesh as it is, about four per mm^2."""
-    mesh = member(family, size).mesh()
+    """Area-uniform points of the mesh as it is, four per mm^2 but at most 150000."""
+    mesh = mesh_of(family, size)
     rng = np.random.default_rng(2)
-    count = int(min(4 * mesh.area, 250_000))
+    count = int(min(4 * mesh.area, 150_000))
     face = np.searchsorted(np.cumsum(mesh.area_faces), rng.random(count) * mesh.area)
     weights = rng.dirichlet([1, 1, 1], count)
     return np.einsum("nk,nkc->nc", weights, mesh.triangles[np.minimum(face, len(mesh.faces) - 1)])
 
 
-def winding_number(triangles: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """About 1 inside a closed outward mesh, 0 outside (Van Oosterom and Strackee 1983)."""
-    result = np.empty(len(points))
-    for k, p in enumerate(points):
-        a, b, c = np.moveaxis(triangles - p, 1, 0)
-        la, lb, lc = (np.linalg.norm(v, axis=1) for v in (a, b, c))
-        top = np.einsum("ij,ij->i", a, np.cross(b, c))
-        dots = [np.einsum("ij,ij->i", u, v) for u, v in ((a, b), (b, c), (c, a))]
-        below = la * lb * lc + dots[0] * lc + dots[1] * la + dots[2] * lb
-        result[k] = np.arctan2(top, below).sum() / (2 * np.pi)
-    return result
+def inside_mesh(triangles: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether a ray in some direction leaves through more faces than it enters by: parity of its crossings."""
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    a, b, c = np.moveaxis(triangles @ turn, 1, 0)
+    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+    inside = np.empty(len(points), bool)
+    for k, (x, y, z) in enumerate(points @ turn):
+        near = np.flatnonzero((low[:, 0] <= x) & (high[:, 0] >= x) & (low[:, 1] <= y) & (high[:, 1] >= y))
+        p, q, r = a[near], b[near], c[near]
+        sides = np.stack(
+            [(v[:, 0] - u[:, 0]) * (y - u[:, 1]) - (v[:, 1] - u[:, 1]) * (x - u[:, 0])
+             for u, v in ((q, r), (r, p), (p, q))]
+        )  # fmt: skip
+        hit = (sides > 0).all(axis=0) | (sides < 0).all(axis=0)
+        weights = sides[:, hit] / sides[:, hit].sum(axis=0)
+        at = weights[0] * p[hit, 2] + weights[1] * q[hit, 2] + weights[2] * r[hit, 2]
+        inside[k] = np.sum(at > z) % 2 == 1
+    return inside
 
 
 @every_case
 def test_mesh_is_closed_outward_and_on_the_surface(family: str, size: float) -> None:
     shape = member(family, size)
-    mesh = shape.mesh()
+    mesh = mesh_of(family, size)
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
     assert np.abs(shape.distance(np.asarray(mesh.vertices))).max() < 0.01
     # facets cut corners, but no further than a voxel of the mesh
@@ -69,10 +82,10 @@ def test_mesh_is_closed_outward_and_on_the_surface(family: str, size: float) -> 
 @every_case
 def test_extents(family: str, size: float) -> None:
     shape = member(family, size)
-    low, high = shape.mesh().bounds
+    low, high = mesh_of(family, size).bounds
     assert 2 * shape.half_extents.max() == pytest.approx(size, rel=0.011)
     assert np.abs(np.array([-low, high]) - shape.half_extents).max() < 0.01 * size
-    assert np.linalg.norm(shape.mesh().vertices, axis=1).max() <= shape.bounding_radius + 0.01 * size
+    assert np.linalg.norm(mesh_of(family, size).vertices, axis=1).max() <= shape.bounding_radius + 0.01 * size
 
 
 @every_case
@@ -84,26 +97,25 @@ def test_distance_agrees_with_the_mesh(family: str, size: float) -> None:
     near = mesh_points(family, size)[rng.integers(0, len(surface.data), 80)] + rng.normal(0, 3, (80, 3))
     points = np.concatenate([points, near])
     distance, true = shape.distance(points), surface.query(points)[0]
-    inside = winding_number(shape.mesh().triangles, points) > 0.5
-    clear = true > 0.5  # further off than the mesh's own error
+    inside = inside_mesh(mesh_of(family, size).triangles, points)
+    clear = true > 1.2  # further off than the mesh's own error and the gaps between its points
     assert np.array_equal((distance < 0)[clear], inside[clear])
     exact = ~inside if family in UNIONS else np.ones(len(points), bool)
-    assert np.abs(np.abs(distance) - true)[exact].max() < 0.6
-    assert (np.abs(distance) - true).max() < 0.6
+    assert np.abs(np.abs(distance) - true)[exact].max() < 0.8
+    assert (np.abs(distance) - true).max() < 0.8
 
 
 @every_case
 def test_gradient_has_length_one_near_the_surface(family: str, size: float) -> None:
     shape, (points, normals) = member(family, size), samples(family, size)
     pick = np.random.default_rng(4).integers(0, len(points), 400)
-    points = points[pick].astype(np.float64) + normals[pick] * np.random.default_rng(5).uniform(-0.9, 0.9, (400, 1))
-    gradient = np.stack(
-        [shape.distance(points + e) - shape.distance(points - e) for e in 0.01 * np.eye(3)], axis=1
-    ) / 0.02
-    length = np.linalg.norm(gradient, axis=1)
+    off = np.random.default_rng(5).uniform(-0.9, 0.9, (400, 1))
+    points = points[pick].astype(np.float64) + off * normals[pick]
+    change = [shape.distance(points + e) - shape.distance(points - e) for e in 0.01 * np.eye(3)]
+    length = np.linalg.norm(change, axis=0) / 0.02
     # at the ridges next to edges it is shorter; nowhere is it longer
     assert np.mean(np.abs(length - 1) < 0.03) > 0.93
-    assert length.max() < 1.1
+    assert np.mean(length > 1.03) < 0.01 and length.max() < 1.2
 
 
 @every_case
@@ -112,10 +124,15 @@ def test_samples_lie_on_the_surface_with_its_normals(family: str, size: float) -
     assert points.dtype == normals.dtype == np.float32 and points.shape == normals.shape
     assert np.abs(shape.distance(points.astype(np.float64))).max() < 0.01
     assert np.abs(np.linalg.norm(normals, axis=1) - 1).max() < 1e-5
-    # along its normal a point's distance grows at rate one, both ways (except next to edges and in creases)
+    # Along its normal a point's distance grows at rate one, both ways, where the surface does not turn nearby.
+    pairs = cKDTree(points).query_pairs(1.6, output_type="ndarray")
+    turning = np.einsum("ij,ij->i", normals[pairs[:, 0]], normals[pairs[:, 1]]) < 0.6
+    smooth = np.ones(len(points), bool)
+    smooth[pairs[turning].ravel()] = False
+    assert smooth.mean() > 0.25
     for step in (0.3, -0.3):
-        moved = shape.distance(points.astype(np.float64) + step * normals)
-        assert np.mean(np.abs(moved - step) < 0.01) > 0.93
+        moved = shape.distance(points[smooth].astype(np.float64) + step * normals[smooth])
+        assert np.mean(np.abs(moved - step) < 0.02) > 0.995
 
 
 @every_case
@@ -123,7 +140,7 @@ def test_samples_cover_the_surface_evenly(family: str, size: float) -> None:
     points, _ = samples(family, size)
     gap, _ = cKDTree(points).query(mesh_points(family, size)[::7])
     assert gap.max() < 2.2 and np.percentile(gap, 99) < 1.5
-    per_mm2 = len(points) / member(family, size).mesh().area
+    per_mm2 = len(points) / mesh_of(family, size).area
     assert 0.9 < per_mm2 < 1.8  # a slanted plane meets up to 1.73 cubes per square
 
 
@@ -136,7 +153,8 @@ def test_hollows_are_sampled_inside() -> None:
 @pytest.mark.parametrize("family", DRAWS)
 def test_draws_repeat_and_depend_on_the_seed(family: str) -> None:
     probe = np.random.default_rng(0).uniform(-60, 60, (200, 3))
-    first, again, other = (draw_shape(np.random.default_rng(seed), family).distance(probe) for seed in (7, 7, 8))
+    drawn = [draw_shape(np.random.default_rng(seed), family) for seed in (7, 7, 8)]
+    first, again, other = (shape.distance(probe) for shape in drawn)
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
