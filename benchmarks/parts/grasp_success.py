@@ -130,7 +130,7 @@ def figures(trials: Sequence[Trial]) -> Iterator[Figure]:
             )  # fmt: skip
         failures = Counter(t.outcome for t in mine if t.method == OURS and t.outcome != "held")
         for outcome, count in failures.most_common():
-            yield figure(f"{NAMES[split]}: best grasp {outcome}", count, "")
+            yield figure(f"{NAMES[split]}: failed best grasps: {outcome}", count, "")
 
 
 def _held(trials: Sequence[Trial]) -> float:
