@@ -1,13 +1,13 @@
 # On a fresh machine: `make demo` and `make test`. Everything is installed into .venv and built into build/.
 #
 #   PYTHON=python3.12 make demo          another interpreter (3.10 to 3.13)
-#   TORCH="torch torchvision" make demo  another PyTorch; pip's own configuration says where wheels come from,
+#   TORCH="torch torchvision" make test  another PyTorch; pip's own configuration says where wheels come from,
 #                                        e.g. the smaller CPU builds
 #   ARGS="-k octree" make test           arguments for pytest
 
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-# PyTorch serves export and tests only. torch and torchvision must be of one release and one build: a known pair,
+# PyTorch serves export, training and tests only. torch and torchvision must be of one release and one build: a known pair,
 # installed in one step before anything else can choose one of them alone.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ARGS ?=
@@ -47,11 +47,17 @@ lint: $(VENV)/.installed-dev
 benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py
 	$(VENV)/bin/python benchmarks/pipeline.py
+	$(VENV)/bin/python benchmarks/reconstruction.py --grasps
+	$(VENV)/bin/python benchmarks/grasp_labels.py
+	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/install_size.py
 
 benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py --quick
 	$(VENV)/bin/python benchmarks/pipeline.py --quick
+	$(VENV)/bin/python benchmarks/reconstruction.py --quick --grasps
+	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
+	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
@@ -79,11 +85,11 @@ $(VENV)/.torch: $(VENV)/.base
 	$(PIP) install $(TORCH) || $(PIP) install torch torchvision
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch $(BUILD)
-	$(PIP) install --quiet --no-build-isolation --editable '.[export,mesh]'
+$(VENV)/.installed: $(VENV)/.base $(BUILD)
+	$(PIP) install --quiet --no-build-isolation --editable '.[mesh]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed $(VENV)/.torch
 	$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
 	touch $@
 
