@@ -61,7 +61,7 @@ def figures(quick: bool) -> list[Figure]:
                         asked=asked,
                         peer=f"best classical solver, {peer}",
                         peer_value=float(rms[peer][axis]),
-                    )  # fmt: skip
+                    )
                 )
             worst = np.max(errors["refined"], axis=0)
             results.append(figure(f"{mode}, {count} poses: worst of {draws}", float(worst[0]), "mm"))

@@ -285,8 +285,8 @@ def _reasons(
             group = ", ".join(names[j] for j in others)
             place = "on the table" if mode == "eye-in-hand" else "in the hand"
             reasons[int(i)] = (
-                f"views {group} agree that the board sat elsewhere {place}, {1000 * moved:.1f} mm and {np.degrees(turn):.2f} deg away: "
-                "was it moved? Fix it and take them again"
+                f"views {group} agree that the board sat elsewhere {place}, {1000 * moved:.1f} mm and "
+                f"{np.degrees(turn):.2f} deg away: was it moved? Fix it and take them again"
             )
         else:
             reasons[int(i)] = (
