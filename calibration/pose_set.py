@@ -8,7 +8,7 @@ import numpy as np
 
 from zerograsp_edge.calibration.board import Board
 from zerograsp_edge.calibration.camera import CameraModel
-from zerograsp_edge.calibration.refine import Refined, covariance_of_camera, one_view_information
+from zerograsp_edge.calibration.refine import Noise, Refined, covariance_of_camera, one_view_information
 from zerograsp_edge.calibration.transforms import (
     invert,
     quaternion,
@@ -41,6 +41,8 @@ class Requirements:
         sigma_rotation_deg, sigma_translation_mm: expected standard deviation of the result's worst axis.
         scale_percent: by how much the board's size may differ, beyond doubt (3 sigma), from what the robot's
             motion says; the camera's distance is wrong by as much.
+        robot_ratio: the robot's pose errors, as found, over its stated repeatability. More means that views
+            contradict each other without a majority to say which are right, or that the mode is wrong.
     """
 
     views: int = 8
@@ -52,6 +54,7 @@ class Requirements:
     sigma_rotation_deg: float = 0.05
     sigma_translation_mm: float = 0.5
     scale_percent: float = 0.3
+    robot_ratio: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def assess(
     board_poses: np.ndarray,
     offered: int,
     refined: Refined | None,
+    stated: Noise,
     board: Board,
     camera: CameraModel,
     requirements: Requirements | None = None,
@@ -161,6 +165,7 @@ def assess(
         board_poses: (n, 4, 4) camera <- board.
         offered: number of views before rejection.
         refined: their calibration; None when there are too few for one.
+        stated: the robot's repeatability as its data sheet has it.
     """
     need = requirements or Requirements()
     largest, axes_rad, _ = rotation_diversity(board_poses)
@@ -180,6 +185,13 @@ def assess(
         Criterion("expected error, rotation (1 sigma)", rotation, need.sigma_rotation_deg, "deg", False),
         Criterion(
             "expected error, translation (1 sigma)", translation, need.sigma_translation_mm, "mm", False
+        ),
+        Criterion(
+            "robot's pose error over its repeatability",
+            _robot_ratio(refined, stated),
+            need.robot_ratio,
+            "x",
+            False,
         ),
         Criterion(
             "board size against the robot's motion", _scale_error(refined), need.scale_percent, "%", False
@@ -212,6 +224,14 @@ def best_next_pose(
         f"{qx:.3f} {qy:.3f} {qz:.3f} {qw:.3f}; check that the robot can go there)"
     )
     return NextPose(_instruction(mode, candidates[best][1]) + where, hands[best])
+
+
+def _robot_ratio(refined: Refined | None, stated: Noise) -> float:
+    """The larger of rotation's and translation's; 0 where nothing is known about it."""
+    if refined is None:
+        return 0.0
+    noise = refined.noise
+    return max(noise.rotation / stated.rotation, noise.translation / stated.translation)
 
 
 def _scale_error(refined: Refined | None) -> float:
