@@ -29,13 +29,15 @@ from zerograsp_edge.export.training.contacts import SIDE_CLEARANCE_MM, pad_conta
 from zerograsp_edge.export.training.distance_field import DistanceField
 from zerograsp_edge.export.training.grasps import label_world
 from zerograsp_edge.export.training.sample import APPROACH, CLOSING, DEPTH, GRASP_CHANNELS, GRASPNESS, WIDTH
-from zerograsp_edge.export.training.scenes import SCENE_KINDS, make_world
+from zerograsp_edge.export.training.scenes import SceneKind, Split, make_world
 from zerograsp_edge.runtime.grasp.decode import decode_grasps
 from zerograsp_edge.runtime.result import Grasps
 from zerograsp_edge.runtime.simulation.gripper import HELD, MAX_DEPTH_MM, MAX_OPENING_MM, GraspTrials, Trial
 from zerograsp_edge.runtime.simulation.shapes.surface import surface_samples
 from zerograsp_edge.runtime.simulation.world import World, WorldObject
 
+SPLITS: tuple[Split, ...] = ("test_trained", "test_unseen")
+SCENES: tuple[SceneKind, ...] = ("single", "clutter", "pile", "shelf")
 GOOD = 0.5
 RANGES = ((1e-6, 0.3), (0.3, GOOD), (GOOD, 0.65), (0.65, 0.8), (0.8, 1.01))
 FIRST_SEED = 70_000
@@ -67,8 +69,8 @@ def measure(quick: bool) -> list[harness.Figure]:
     worlds = 2 if quick else 8  # of each scene kind and split
     trials: list[Executed] = []
     seconds, objects, labelled, unlabelled = 0.0, 0, 0, 0
-    for split in ("test_trained", "test_unseen"):
-        for kind in SCENE_KINDS if not quick else SCENE_KINDS[:2]:
+    for split in SPLITS:
+        for kind in SCENES[:2] if quick else SCENES:
             for seed in range(FIRST_SEED, FIRST_SEED + worlds):
                 world = make_world(seed, split, kind)
                 rng = np.random.default_rng(seed)
@@ -181,7 +183,7 @@ def random_grasp(
 def summarise(trials: list[Executed]) -> list[harness.Figure]:
     def rate(name: str, chosen: list[Executed], better: str = "higher", asked: float | None = None) -> None:
         if chosen:
-            held = np.mean([t.trial.outcome == HELD for t in chosen])
+            held = float(np.mean([t.trial.outcome == HELD for t in chosen]))
             figures.append(
                 harness.figure(f"{name} ({len(chosen)} grasps)", 100 * held, "% hold", better, asked)
             )
@@ -192,9 +194,9 @@ def summarise(trials: list[Executed]) -> list[harness.Figure]:
     figures: list[harness.Figure] = []
     good = [t for t in of("labelled") if t.graspness >= GOOD]
     rate(f"labelled good, graspness >= {GOOD}", good, asked=90)
-    for split in ("test_trained", "test_unseen"):
+    for split in SPLITS:
         rate(f"  {split}", [t for t in good if t.split == split])
-    for kind in SCENE_KINDS:
+    for kind in SCENES:
         rate(f"  {kind}", [t for t in good if t.scene == kind])
     rate("best per object", of("best"), asked=90)
     rate("random, free of collision", of("random"), better="lower")
