@@ -23,7 +23,7 @@ from zerograsp_edge.runtime.errors import MissingExtra, ZeroGraspError
 
 from .augment import Augmentation
 from .checkpoints import BEST, TRUNK, TrainingState, TrainingStateError, load_state, save_state, save_trunk
-from .dataset import Batch, BatchLimits, Cursor, SceneStream
+from .dataset import Batch, BatchLimits, Cursor, DatasetError, SceneStream
 from .distill import Teacher, distillation_terms
 from .ema import WeightAverage
 from .losses import LossWeights, loss_terms, total_loss
@@ -155,6 +155,7 @@ class Trainer:
             Whether the budget is spent.
         Raises:
             TrainingError: too many steps in a row were not finite.
+            DatasetError: no scene can be used any more; the state is saved.
         """
         self._log_start()
         window = _Window()
@@ -213,7 +214,12 @@ class Trainer:
 
     def _train_step(self, rate: float, window: _Window) -> None:
         start = time.perf_counter()
-        batch = next(self._stream)
+        try:
+            batch = next(self._stream)
+        except DatasetError:
+            # Scenes may come back; nothing that was learned shall be lost.
+            save_state(self.state(), self.folder)
+            raise
         loaded = time.perf_counter()
         statistics = [b.clone() for b in self._statistics]
         kl_weight = self.settings.kl.at(self.step)

@@ -38,6 +38,9 @@ class LossWeights:
 
     occupancy: float = 1.0
     """Cross entropy of a depth, averaged over its nodes; the depths are summed."""
+    split: float = 1.0
+    """How much more a node that splits counts in it than an empty one. With w the network learns to split where
+    the odds are 1 : w, so that hidden surfaces, of which it is less sure, are rather completed than left out."""
     normal: float = 1.0
     """1 - cos, plus `normal_length` times the squared error."""
     normal_length: float = 0.1
@@ -75,7 +78,9 @@ def loss_terms(
     """
     terms: Terms = {}
     for depth, logits in prediction.logits.items():
-        terms[f"occupancy_{depth}"] = F.cross_entropy(logits, prediction.split[depth].long())
+        terms[f"occupancy_{depth}"] = F.cross_entropy(
+            logits, prediction.split[depth].long(), weight=logits.new_tensor([1.0, weights.split])
+        )
     signal, target = prediction.signal, prediction.target_signal
     terms["normal"] = normal_loss(signal[:, NORMAL], target[:, NORMAL], weights.normal_length)
     voxel = config.cube_size / (1 << config.max_lod)

@@ -15,6 +15,7 @@ from zerograsp_edge.export.network import NetworkConfig, ZeroGrasp
 from zerograsp_edge.export.training import loop
 from zerograsp_edge.export.training.augment import Augmentation
 from zerograsp_edge.export.training.checkpoints import TrainingState, TrainingStateError, load_state
+from zerograsp_edge.export.training.dataset import DatasetError
 from zerograsp_edge.export.training.loop import Trainer, TrainingError, TrainingSettings
 from zerograsp_edge.export.training.progress import read_log
 from zerograsp_edge.export.training.schedule import Budget, KlCycle, LearningRate
@@ -147,6 +148,18 @@ def test_training_ends_when_nothing_is_finite_any_more(
         trainer.run()
     assert trainer.step == 2
     assert trainer._stream._thread is not None and not trainer._stream._thread.is_alive()
+
+
+def test_losing_the_scenes_loses_nothing_that_was_learned(scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    scene = folder / "scene.npz"
+    scene.write_bytes((scenes / "scene_0000.npz").read_bytes())
+    settings = replace(SETTINGS, limits=replace(SETTINGS.limits, max_frames=1))
+    trainer = make_trainer(tmp_path / "run", folder, 1000, settings=settings)
+    with pytest.raises(DatasetError, match=r"none of [01] scenes can be used"):
+        trainer.run(lambda _line: scene.unlink(missing_ok=True))
+    assert load_state(tmp_path / "run").step == trainer.step >= 1
 
 
 def test_a_run_is_not_overwritten_and_not_mixed_with_another(scenes: Path, tmp_path: Path) -> None:

@@ -76,6 +76,23 @@ def test_occupancy_is_the_cross_entropy_of_the_splits() -> None:
         assert float(terms[f"occupancy_{d}"]) == pytest.approx(0.6931, abs=1e-4)
 
 
+def test_a_split_weight_moves_the_odds_at_which_a_node_splits() -> None:
+    """Half of the nodes split and nothing tells them apart: the best logits have the odds of the weights."""
+    split = {d: torch.arange(40) % 2 == 0 for d in TINY.depths}
+    odds = torch.zeros((), requires_grad=True)
+    target = make_target()
+    prediction = make_prediction(target, target)
+    optimizer = torch.optim.Adam([odds], 0.1)
+    for _ in range(150):
+        prediction.split = split
+        prediction.logits = {d: torch.stack((torch.zeros(()), odds)).expand(40, 2) for d in TINY.depths}
+        terms = loss_terms(TINY, prediction, LossWeights(split=3.0))
+        optimizer.zero_grad()
+        terms["occupancy_3"].backward()
+        optimizer.step()
+    assert float(odds.detach().exp()) == pytest.approx(3.0, rel=0.02)
+
+
 def test_closing_direction_has_no_sign_and_approach_has() -> None:
     target = make_target()
     closing, approach = target.clone(), target.clone()

@@ -47,12 +47,13 @@ def test_an_octree_that_outgrows_the_limit_counts_as_missed(scenes: Path) -> Non
     views = load_views(TINY, scenes, 1)
     network = ZeroGrasp(TINY).eval()
     with torch.no_grad():
-        for head in network.predict:
-            head[1].linear.bias[:2] = torch.tensor([-100.0, 100.0])
-        assert predict_surfaces(network, views[0].frame, 20_000) is None
-        assert predict_surfaces(network, views[0].frame, 10**7) is not None
+        for i, head in enumerate(network.predict):  # every coarsest node splits, no other does
+            head[1].linear.bias[:2] = torch.tensor([0.0, 100.0 if i == 0 else -100.0])
+        children = 8 * 3 * 8**TINY.min_lod
+        assert predict_surfaces(network, views[0].frame, children - 1) is None
+        assert predict_surfaces(network, views[0].frame, children) is not None
     assert not any(head._forward_hooks for head in network.predict)
-    values = validate(network, views, LossWeights(), 20_000)
+    values = validate(network, views, LossWeights(), children - 1)
     assert values["overgrown"] == 1 and values["missed"] == values["objects"] == 3
     assert values["f1_10"] == 0 and values["chamfer"] > 10
 
