@@ -22,7 +22,7 @@ def test_presets_cover_the_cube_they_claim() -> None:
     published, edge = NetworkConfig.published(), NetworkConfig.edge()
     assert published.cube_size == 1280.0 and published.full_depth == 3 and published.input_channels == 35
     assert edge.cube_size == 640.0 and edge.full_depth == 2
-    assert published.cube_size / 2**published.max_lod == edge.cube_size / 2**edge.max_lod == 2.5
+    assert published.cube_size / 2**published.max_lod == 2.5 and edge.cube_size / 2**edge.max_lod == 5.0
 
 
 def test_channels_by_depth() -> None:

@@ -176,14 +176,14 @@ def test_generation_resumes_and_is_the_same_in_another_process(tmp_path: Path) -
 def test_failing_attempts_are_retried_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
 
-    def attempt(seed: int, split: str, views: int, kind: str | None, number: int) -> str:
+    def attempt(seed: int, split: str, views: int, kind: str | None, number: int, labels: bool) -> str:
         attempts.append(number)
         if number < 2:
             raise SettleError("all fell off")
         return "a scene"
 
     monkeypatch.setattr(generating, "_attempt_scene", attempt)
-    assert generating._generate_counted(5, "train", 1, None) == ("a scene", 2)
+    assert generating._generate_counted(5, "train", 1, None, True) == ("a scene", 2)
     assert attempts == [0, 1, 2]
     monkeypatch.setattr(generating, "MOST_ATTEMPTS", 2)
     with pytest.raises(scenes.SceneError, match=r"train seed 5 in 2 attempts .*SettleError: all fell off"):

@@ -38,7 +38,7 @@ def test_the_targets_themselves_score_nearly_perfectly(scenes: Path) -> None:
     network.answer = views[0].targets
     values = validate(network, views, LossWeights(), 10**6)
     assert values["objects"] == 3 and values["missed"] == values["overgrown"] == 0
-    assert values["chamfer"] < 1.0  # 2.5 mm voxels, 1.2 mm samples
+    assert values["chamfer"] < 1.5  # 5 mm voxels, 1.2 mm samples
     assert values["f1_5"] > 99.9 and values["f1_10"] == 100
     assert values["normal_consistency"] > 96 and values["normal_agreement"] > 96
 
