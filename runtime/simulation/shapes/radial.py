@@ -53,7 +53,7 @@ class Radial(Shape):
             gap[group], index[group] = self._tree.query(rays[group], eps=slack)
         foot = self._surface[index]
         # the further away, the less half a vertex spacing to the side changes the distance
-        for step, reach in ((1.0, 60.0), (0.7, 25.0), (0.7, 8.0)):
+        for step, reach in ((1.0, 60.0), (0.7, 60.0), (0.7, 8.0)):
             near = np.flatnonzero(gap < reach)
             p, q, d = rays[near], foot[near], gap[near]
             n = _unit(self.gauge_gradient(q))
