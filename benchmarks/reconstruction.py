@@ -41,7 +41,8 @@ _networks: dict[str, Predictor] = {}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    scenes = held_out_scenes(options.scenes, SCENES[options.quick], options.jobs)
+    folder = options.scenes / ("labelled" if options.grasps else "unlabelled")
+    scenes = held_out_scenes(folder, SCENES[options.quick], options.jobs, options.grasps)
     bundles = {OURS: options.bundle} | dict(options.ablation)
     context = multiprocessing.get_context("spawn")  # OpenMP does not survive a fork
     with ProcessPoolExecutor(options.jobs, context, _load_networks, (bundles,)) as pool:
@@ -99,10 +100,11 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def held_out_scenes(folder: Path, count: int, jobs: int) -> list[tuple[str, Path]]:
+def held_out_scenes(folder: Path, count: int, jobs: int, labels: bool) -> list[tuple[str, Path]]:
     """Split and file of the scenes, seeds 0 .. count - 1 of each split; those that are missing are made first.
 
-    A seed that gives no scene is replaced by the next one after the last.
+    A seed that gives no scene is replaced by the next one after the last. Grasp labels take half the time and serve
+    only as the grasps' ceiling.
     """
     from zerograsp_edge.export.training.generate import Generation, generate, scene_path
 
@@ -115,7 +117,7 @@ def held_out_scenes(folder: Path, count: int, jobs: int) -> list[tuple[str, Path
             def tell(state: Generation, split: str = split) -> None:
                 console.print(f"{split}: {state}", end="\r")
 
-            failed = generate(folder, split, seeds, 1, jobs, labels=False, progress=tell).failed
+            failed = generate(folder, split, seeds, 1, jobs, labels=labels, progress=tell).failed
             if not failed:
                 break
             console.print(f"{split}: seeds {sorted(failed)} give no scene and are replaced")

@@ -14,9 +14,10 @@ _CHUNK = 1 << 14  # points at once: intermediate arrays stay in the cache
 class DistanceGrid:
     """Signed distance sampled on a lattice, interpolated trilinearly.
 
-    Nodes within about three voxels of the surface are exact; nodes further off are interpolated between exact ones
-    four voxels apart. Against the exact distance: within 0.3 voxels near the surface (more only at sharp edges and in
-    their shadow), half a voxel elsewhere.
+    Nodes of blocks of four voxels that may meet the surface are exact; those further off are interpolated between
+    exact ones four voxels apart. Against the exact distance, at 2 mm: within 5 mm of the surface 0.25 mm off on
+    average, up to 1.3 mm at sharp edges and in the middle of thin walls; beyond, up to two voxels in the middle of
+    a solid or of a hollow, where the distance has a ridge.
 
     Args:
         voxel_mm: lattice spacing.

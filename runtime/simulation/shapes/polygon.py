@@ -195,19 +195,20 @@ def merged(
 
 def hull(points: np.ndarray) -> np.ndarray:
     """Counterclockwise convex hull of (k, 2) points, without vertices on straight edges (monotone chain)."""
-    points = np.unique(points.round(9), axis=0)
-    if len(points) < 3:
-        return points
+    ordered = sorted({(round(x, 9), round(y, 9)) for x, y in points.tolist()})
 
-    def chain(ordered: np.ndarray) -> list[np.ndarray]:
-        out: list[np.ndarray] = []
-        for p in ordered:
-            while len(out) > 1 and _cross(out[-1] - out[-2], p - out[-2]) <= 1e-9:
+    def chain(ordered: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        out: list[tuple[float, float]] = []
+        for x, y in ordered:
+            while len(out) > 1:
+                (ax, ay), (bx, by) = out[-2:]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 1e-9:
+                    break
                 out.pop()
-            out.append(p)
+            out.append((x, y))
         return out[:-1]
 
-    return np.array(chain(points) + chain(points[::-1]))
+    return np.array(chain(ordered) + chain(ordered[::-1]) if len(ordered) > 2 else ordered)
 
 
 def along(polygon: np.ndarray, steps: int = 8) -> np.ndarray:
@@ -236,6 +237,8 @@ def _inside_triangle(corner: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _touch(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether an edge of one lies along an edge of the other for more than a point."""
+    if (a.min(axis=0) > b.max(axis=0) + 1e-6).any() or (b.min(axis=0) > a.max(axis=0) + 1e-6).any():
+        return False
     a1, b1 = np.roll(a, -1, axis=0), np.roll(b, -1, axis=0)
     direction = a1 - a
     length = np.linalg.norm(direction, axis=1)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _SECTIONS = 96
 _SMOOTH = np.cos(np.radians(25))  # edges that meet more sharply keep their own normals
-_MOST_PARTS = 40
+_MOST_PARTS = 36
+_CUT = 0.6  # mm, how far convex pieces of the profile may leave it
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,16 +109,13 @@ class Revolution(Shape):
         """Discs where the solid reaches the axis, sectors of rings where it does not (walls of a hollow).
 
         Ring corners lie half way between the inscribed and the circumscribed circle, 1 mm from either at most if
-        16 sectors reach that. The profile is cut to 0.6 mm, or as much more coarsely as it takes to make do with 40
+        16 sectors reach that. The profile is cut to 0.6 mm, or as much more coarsely as it takes to make do with 36
         parts and at least 12 sectors.
         """
-        whole, merged = plane.hull(self.profile), self._slabs()
-        for tolerance in 0.6 * 1.25 ** np.arange(16):
-            convex = self._excess(whole) <= tolerance
-            if not convex:
-                # goes on where the last tolerance stopped
-                merged = plane.merged(merged, self._excess, float(tolerance))
-            pieces = [whole] if convex else merged
+        whole = plane.hull(self.profile)
+        pieces = [whole] if self._excess(whole) <= _CUT else self._slabs()
+        for tolerance in _CUT * 1.25 ** np.arange(16):
+            pieces = plane.merged(pieces, self._excess, float(tolerance))
             discs = [piece for piece in pieces if piece[:, 0].min() < 1e-6]
             walls = [piece for piece in pieces if piece[:, 0].min() >= 1e-6]
             wanted = _sectors(float(self.profile[:, 0].max()))
@@ -133,14 +131,8 @@ class Revolution(Shape):
     def _slabs(self) -> list[np.ndarray]:
         """The profile cut at the heights of its vertices into trapezoids."""
         closed, after = self.profile, np.roll(self.profile, -1, axis=0)
-        levels = np.unique(closed[:, 1].round(6))
-        # much thinner slabs would only slow the merging down
-        thinnest = max(0.3, np.ptp(levels) / 60)
-        keep = [levels[0]]
-        for level in levels[1:-1]:
-            if level - keep[-1] > thinnest and levels[-1] - level > thinnest:
-                keep.append(level)
-        keep.append(levels[-1])
+        levels = np.unique(closed[:, 1])
+        keep = levels[np.diff(levels, prepend=-np.inf) > 1e-4]
         cells = []
         for low, high in pairwise(keep):
             middle = (low + high) / 2

@@ -331,7 +331,7 @@ def test_seeds_without_a_scene_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp
         return generate.Generation(failed=failed)
 
     monkeypatch.setattr(generate, "generate", pretend)
-    scenes = reconstruction.held_out_scenes(tmp_path, 4, 1)
+    scenes = reconstruction.held_out_scenes(tmp_path, 4, 1, False)
     assert asked == [
         ("test_trained", [0, 1, 2, 3]),
         ("test_trained", [0, 2, 3, 4]),
