@@ -137,6 +137,7 @@ class MaskHead(nn.Module):
             if i > 0:
                 n, r, _, _, channels = x.shape
                 x = x.view(n, r // 2, 2, r // 2, 2, r // 2, 2, channels).mean((2, 4, 6))
+            assert isinstance(level, Level3d)
             block = level.basic_module
             residual = octree_ops.grid_convolution_elu(x, block.conv1.conv)
             inner = octree_ops.grid_convolution_elu(residual, block.conv2.conv)

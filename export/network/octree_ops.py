@@ -320,9 +320,11 @@ class _Normalisation(torch.autograd.Function):
 
         ctx.save_for_backward(x, weight, bias, residual, mean, inverse)
         ctx.activation = activation
-        arrays = [_numpy(t) for t in (x, mean, inverse, weight, bias)]
         below = None if residual is None else _numpy(residual)
-        y = normalise(*arrays, activation, below, threads=torch.get_num_threads())
+        y = normalise(
+            _numpy(x), _numpy(mean), _numpy(inverse), _numpy(weight), _numpy(bias), activation, below,
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
         return torch.from_numpy(y)
 
     @staticmethod
@@ -330,11 +332,11 @@ class _Normalisation(torch.autograd.Function):
         from zerograsp_edge.kernels.training import normalise_gradient
 
         x, weight, bias, residual, mean, inverse = ctx.saved_tensors
-        arrays = [_numpy(t) for t in (grads[0], x, mean, inverse, weight, bias)]
         below = None if residual is None else _numpy(residual)
         gradients = normalise_gradient(
-            *arrays, ctx.activation, below, workspace=_workspace(), threads=torch.get_num_threads()
-        )
+            _numpy(grads[0]), _numpy(x), _numpy(mean), _numpy(inverse), _numpy(weight), _numpy(bias),
+            ctx.activation, below, workspace=_workspace(), threads=torch.get_num_threads(),
+        )  # fmt: skip
         dx, dweight, dbias, dresidual = (None if g is None else torch.from_numpy(g) for g in gradients)
         return dx, dweight, dbias, dresidual, None, None, None
 
@@ -361,6 +363,7 @@ def normalise(bn: nn.BatchNorm1d, x: Tensor, activation: str, residual: Tensor |
     if bn.training:
         mean, variance = _statistics(bn, x.detach())
     else:
+        assert bn.running_mean is not None and bn.running_var is not None
         mean, variance = bn.running_mean, bn.running_var
     inverse = (variance + bn.eps).rsqrt()
     return _Normalisation.apply(x, bn.weight, bn.bias, residual, mean, inverse, activation)
@@ -372,6 +375,8 @@ def _statistics(bn: nn.BatchNorm1d, x: Tensor) -> tuple[Tensor, Tensor]:
 
     arrays = batch_statistics(_numpy(x), workspace=_workspace(), threads=torch.get_num_threads())
     mean, variance = (torch.from_numpy(a) for a in arrays)
+    assert bn.num_batches_tracked is not None and bn.momentum is not None
+    assert bn.running_mean is not None and bn.running_var is not None
     bn.num_batches_tracked.add_(1)
     bn.running_mean.lerp_(mean, bn.momentum)
     bn.running_var.lerp_(variance * (len(x) / (len(x) - 1)), bn.momentum)
