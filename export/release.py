@@ -55,7 +55,7 @@ class Release:
             self.bundle,
             trained=True,
             provenance=provenance,
-            reference=SimulatedCamera(seed=7, num_objects=4, width=320, height=240).read(),
+            reference=SimulatedCamera(seed=7, num_objects=3, width=160, height=128).read(),
             overwrite=True,
             half_weights=True,
         )
