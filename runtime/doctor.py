@@ -210,8 +210,8 @@ def _packages() -> list[Check]:
                 ("cv2", "pip install opencv-python-headless"),
             )
         ),
-        _extra("mesh", ("skimage",), "watertight meshes"),
-        _extra("sim", ("mujoco",), "simulated robot"),
+        _extra("mesh", ("skimage", "trimesh"), "watertight meshes"),
+        _extra("sim", ("mujoco", "scipy", "trimesh"), "simulated worlds"),
         _extra("view", ("viser",), "live 3D view"),
         _extra("export", ("torch", "ocnn", "segmentation_models_pytorch", "onnx"), "checkpoint to bundle"),
     ]

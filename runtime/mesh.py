@@ -43,11 +43,11 @@ def extract_mesh(
         inside.
 
     Raises:
-        MissingExtra: scikit-image is not installed.
+        MissingExtra: scikit-image or trimesh is not installed.
         ValueError: shapes do not fit, or there is no node.
     """
     measure = require("skimage.measure", "mesh", "extract a mesh")
-    import trimesh
+    trimesh = require("trimesh", "mesh", "extract a mesh")
 
     if len(nodes) == 0:
         raise ValueError("cannot mesh an object without nodes")

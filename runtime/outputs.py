@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from zerograsp_edge.runtime.errors import OutputError
+from zerograsp_edge.runtime.extras import require
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.overlay import draw_overlay, object_colour
 from zerograsp_edge.runtime.result import Result
@@ -93,10 +94,10 @@ def write_mesh(path: Path, result: Result) -> None:
     """GLB with one mesh per object, named `object_<id>`, metres, turned to glTF's axes (y up).
 
     Raises:
-        MissingExtra: scikit-image is not installed.
+        MissingExtra: trimesh or scikit-image is not installed.
         OutputError: no object has a surface to mesh.
     """
-    import trimesh
+    trimesh = require("trimesh", "mesh", "write a mesh")
 
     scene = trimesh.Scene()
     for item in result.objects:
