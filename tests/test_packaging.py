@@ -87,7 +87,12 @@ def test_wheel_has_every_module_and_nothing_else(wheel: zipfile.ZipFile) -> None
     }
     markers = {f"zerograsp_edge/{part}/py.typed" for part in PACKAGES}
     libraries = {n for n in names if n.endswith(".so")}
-    assert names - libraries == modules | markers
+    model = {
+        f"zerograsp_edge/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "runtime/models/edge.zgb").iterdir()
+    }
+    assert len(model) > 5 and not [n for n in names if n.endswith(".safetensors")]
+    assert names - libraries == modules | markers | model
     assert {Path(n).name.split(".")[0] for n in libraries} == {"_core", "libzerograsp_ort"}
     assert {Path(n).parent.as_posix() for n in libraries} == {"zerograsp_edge/kernels"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from zerograsp_edge.runtime.models import EDGE_MODEL
@@ -31,6 +32,7 @@ class Demo:
         from zerograsp_edge.runtime.bundle import load_bundle
         from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
         from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
+        from zerograsp_edge.runtime.extras import install_command
         from zerograsp_edge.runtime.outputs import write_outputs
         from zerograsp_edge.runtime.pipeline import Pipeline
 
@@ -46,8 +48,11 @@ class Demo:
             frame = camera.read()
             result = pipeline(frame)
             best = {part: min(ms, best.get(part, ms)) for part, ms in result.timings.items()}
-        with console.status("extracting meshes, writing results"):
-            files = write_outputs(self.out, frame, result)
+        mesh = all(find_spec(module) for module in ("skimage", "trimesh"))
+        if not mesh:
+            console.print(f"no mesh.glb: it needs {install_command('mesh')}", highlight=False, markup=False)
+        with console.status("writing results"):
+            files = write_outputs(self.out, frame, result, mesh=mesh)
         print_result(console, result)
         print_timings(console, best)
         console.print("wrote " + ", ".join(str(file) for file in files))
