@@ -34,7 +34,7 @@ def error(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def figures(quick: bool) -> list[Figure]:
-    counts, draws = ((8, 15), 3) if quick else ((4, 6, 8, 10, 15, 20, 30), 40)
+    counts, draws = ((8, 15), 3) if quick else ((4, 6, 8, 12, 20), 20)
     results: list[Figure] = []
     for mode in ("eye-in-hand", "eye-to-hand"):
         rig = make_rig(mode, seed=1)  # type: ignore[arg-type]

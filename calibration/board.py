@@ -254,15 +254,22 @@ def _corners(board: Board, grey: np.ndarray, name: str) -> tuple[np.ndarray, np.
 
 def _why_no_marker(board: Board, grey: np.ndarray) -> str:
     """Looks for other dictionaries' markers: the most frequent mistake is another board."""
-    for other in dictionary_names():
-        if other == board.dictionary:
-            continue
-        detector = cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, other)))
+    names = dictionary_names()
+    # DICT_4X4_50 is the beginning of DICT_4X4_100, and so on: the largest of a family finds them all.
+    largest = [n for n in names if n.endswith("_1000") or not n.rsplit("_", 1)[1].isdigit()]
+    for family in largest:
+        detector = cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, family)))
         _, ids, _ = detector.detectMarkers(grey)
         # One or two markers of a large dictionary turn up in any texture.
-        if ids is not None and len(ids) >= 4:
+        if ids is None or len(ids) < 4:
+            continue
+        kind, size = family.rsplit("_", 1)
+        other = family
+        if size == "1000":
+            other = next(f"{kind}_{n}" for n in (50, 100, 250, 1000) if n > int(np.max(ids)))
+        if other != board.dictionary:
             return (
-                f"no marker of {board.dictionary} found, but {len(ids)} of {other}; "
+                f"no marker of {board.dictionary} found, but {len(ids)} of {other} or a larger one of its kind; "
                 f"give --board.dictionary {other}"
             )
     contrast = int(np.percentile(grey, 99)) - int(np.percentile(grey, 1))

@@ -125,7 +125,11 @@ def test_too_few_views(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_wrong_board(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["calibrate", "hand-eye", str(recorded), "--board.dictionary", "DICT_6X6_50"]) == 1
+    folder = copy_of(recorded, tmp_path / "two")
+    for i in range(2, 9):
+        (folder / f"{i:02d}.png").unlink()
+        (folder / f"{i:02d}.pose.json").unlink()
+    assert main(["calibrate", "hand-eye", str(folder), "--board.dictionary", "DICT_6X6_50"]) == 1
     seen = capsys.readouterr()
     assert "give --board.dictionary DICT_5X5" in " ".join(seen.out.split())
     assert seen.err.startswith("error: the board was found in 0 of the views")

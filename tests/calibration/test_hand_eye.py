@@ -43,7 +43,7 @@ def test_all_five_classical_solvers_come_close(rig: Rig, rendered_views: list[Vi
 
 def test_refinement_beats_every_classical_solver_on_average(rig: Rig, corner_views) -> None:
     errors: dict[str, list[float]] = {}
-    for seed in range(8):
+    for seed in range(6):
         views = corner_views(rig, board_views(rig, 10, np.random.default_rng(seed)), seed)
         result = calibrate(rig.mode, views, rig.board, rig.camera)
         answers = {name: c.transform for name, c in result.classical.items()} | {"refined": result.transform}
@@ -180,6 +180,9 @@ def test_a_print_of_another_size_is_noticed(rig: Rig, corner_views) -> None:
     assert "board size against the robot's motion" in unmet(result)
 
 
+IN_ITS_OWN_BASE: dict = {}
+
+
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.floats(-2, 2), min_size=6, max_size=6))
 def test_the_choice_of_the_base_frame_does_not_matter(rig: Rig, corner_views, move: list[float]) -> None:
@@ -188,7 +191,9 @@ def test_the_choice_of_the_base_frame_does_not_matter(rig: Rig, corner_views, mo
     views = corner_views(rig, board_views(rig, 9, np.random.default_rng(12)), 12)
     views[4] = replace(views[4], hand=views[4].hand @ from_vector(np.array([0.02, 0, 0, 0.01, 0, 0])))
     other = [replace(v, hand=change @ v.hand) for v in views]
-    a = calibrate(rig.mode, views, rig.board, rig.camera)
+    if rig.mode not in IN_ITS_OWN_BASE:
+        IN_ITS_OWN_BASE[rig.mode] = calibrate(rig.mode, views, rig.board, rig.camera)
+    a = IN_ITS_OWN_BASE[rig.mode]
     b = calibrate(rig.mode, other, rig.board, rig.camera)
     expected = a.transform if rig.mode == "eye-in-hand" else change @ a.transform
     assert np.linalg.norm(b.transform[:3, 3] - expected[:3, 3]) < 2e-6
