@@ -122,7 +122,7 @@ def test_radial_distances_are_within_a_fifth_of_a_millimetre(family: str, seed: 
     off = np.abs(shape.distance(points + shape.star)) - true
     # the reference, too, is off sideways by up to half its spacing: d - sqrt(d^2 - 0.3^2)
     slack = true - np.sqrt(np.maximum(true**2 - 0.3**2, 0))
-    assert off[true < 5].max() < 0.2 and off.max() < 0.4
+    assert off[true < 5].max() < 0.2 and off.max() < 0.5
     assert (off + slack).min() > -0.05
 
 
