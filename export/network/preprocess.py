@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from ocnn.octree import Octree, Points, merge_octrees
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import octree_ops
 from .config import NetworkConfig
@@ -107,9 +107,13 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
 
 def object_adjacency(masks: np.ndarray) -> np.ndarray:
     """(B, H, W) bool -> (B, B) uint8: 1 where two masks overlap after a 5x5 dilation; 0 on the diagonal."""
-    dilated = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), 5, stride=1, padding=2).flatten(1)
-    overlap = (dilated @ dilated.t() > 0).numpy().astype(np.uint8)
-    np.fill_diagonal(overlap, 0)
+    kernel = np.ones((5, 5), np.uint8)
+    # Bits: the overlap of two masks is the AND of their bytes.
+    packed = [np.packbits(cv2.dilate(m.astype(np.uint8), kernel).ravel()) for m in masks]
+    overlap = np.zeros((len(packed), len(packed)), np.uint8)
+    for i, first in enumerate(packed):
+        for j in range(i):
+            overlap[i, j] = overlap[j, i] = np.bitwise_and(first, packed[j]).any()
     return overlap
 
 
