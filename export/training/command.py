@@ -39,7 +39,8 @@ class Train:
     from_trunk: bool = False
     """With --resume: go back to before the learning rate cooled down, to train longer than first planned."""
     init: Path | None = None
-    """Start from a checkpoint's weights (published .ckpt, or safetensors), all of which must fit."""
+    """Start from a checkpoint's weights (published .ckpt, or safetensors), all of which must fit; with --no-posterior
+    those of that branch are left out."""
     teacher: Path | None = None
     """Checkpoint whose outputs are extra targets; its octree must be the trained network's."""
     teacher_config: str | None = None
@@ -121,8 +122,21 @@ class Train:
             recorded = NetworkConfig.from_dict(load_state(self.run, self.from_trunk).config)
             return ZeroGrasp(self._ablated(recorded))
         if self.init is not None and not self.resume:
-            return _load(self.init, self.config)
+            return self._initialised(self.init)
         return ZeroGrasp(self._ablated(named_config(self.config or "edge")))
+
+    def _initialised(self, path: Path) -> ZeroGrasp:
+        """A checkpoint's network; with `no_posterior` without that branch, on whose weights nothing else depends."""
+        from zerograsp_edge.export.checkpoint import load_network
+        from zerograsp_edge.runtime.errors import ZeroGraspError
+
+        if self.no_multi_object or self.no_occlusion:
+            raise ZeroGraspError(
+                "--init: expected a network that uses all of the checkpoint, got --no-multi-object or "
+                "--no-occlusion; train these ablations from scratch, without --init"
+            )
+        network = _load(path, self.config)
+        return load_network(path, network.config.without_posterior()) if self.no_posterior else network
 
     def _ablated(self, config: NetworkConfig) -> NetworkConfig:
         return replace(

@@ -62,6 +62,26 @@ def test_fine_tuning_starts_from_the_checkpoint_and_takes_all_of_it(
     )
 
 
+def test_fine_tuning_may_leave_out_the_posterior_but_no_module_that_others_use(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(5)
+    network = ZeroGrasp(TINY)
+    save_network(network, tmp_path / "init.safetensors")
+    common = ("--init", tmp_path / "init.safetensors", "--steps", 1, "--learning-rate", 1e-9)
+    assert train(scenes, tmp_path / "a", "--no-posterior", *common) == 0
+    state = load_state(tmp_path / "a")
+    assert state.config == TINY.without_posterior().to_dict()
+    kept = dict(network.named_parameters())
+    assert len(state.network) < len(network.state_dict())
+    for name, value in ZeroGrasp(TINY.without_posterior()).named_parameters():
+        assert value.shape == state.network[name].shape
+        torch.testing.assert_close(state.network[name], kept[name], rtol=0, atol=1e-6)
+    for ablation in ("--no-occlusion", "--no-multi-object"):
+        assert train(scenes, tmp_path / "b", ablation, *common) == 1
+        assert "train these ablations from scratch" in capsys.readouterr().err
+
+
 def test_a_configuration_file_and_named_settings_are_used(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
