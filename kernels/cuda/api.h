@@ -71,6 +71,68 @@ ZG_API int zg_cuda_split_neighbours_from_parents(const int32_t* parents, int64_t
 ZG_API int zg_cuda_split_neighbours_of_grid(int32_t depth, int64_t objects, const int32_t* children,
                                             int32_t* split_neighbours, int64_t splits, struct CUstream_st* stream);
 
+// ---- convolutions ----
+//
+// x, weights, residual, skip and y have elements of `type` (ZgType); biases are float32 and may be null. Weights are as in
+// kernels/README.md, (taps, cin, cout) row-major: nothing is packed. y shares no memory with the inputs, but for `residual` of
+// zg_cuda_grid_conv. Rows that are multiples of 16 bytes are fastest, multiples of 8 next.
+
+// y (n, cout) = activation(sum over k of x[neighbours[k, i]] weight[k] + bias); neighbours (taps, n), taps <= 27.
+ZG_API int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
+                               const int32_t* n_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
+                               int32_t activation, void* y, struct CUstream_st* stream);
+
+// y (n, cout) = activation(sum over k of x[8 children[i] + k] weight[k] + bias); activation(bias) where children[i] < 0.
+ZG_API int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* children, int64_t n,
+                                     const int32_t* n_count, const void* weight, const float* bias, int32_t cin,
+                                     int32_t cout, int32_t activation, void* y, struct CUstream_st* stream);
+
+// y (8 splits, cout): row 8 i + k = activation(x[split_rows[i]] weight[k] + bias) + skip[skip_index[8 i + k]], the last
+// where there is a skip and its index is not -1.
+ZG_API int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_rows, int64_t splits,
+                                   const int32_t* splits_count, const void* weight, const float* bias, int32_t cin,
+                                   int32_t cout, int32_t activation, const void* skip, const int32_t* skip_index, void* y,
+                                   struct CUstream_st* stream);
+
+// y (n, cout) = activation(x weight + bias); weight (cin, cout).
+ZG_API int zg_cuda_octree_linear(int32_t type, const void* x, int64_t n, const int32_t* n_count, const void* weight,
+                                 const float* bias, int32_t cin, int32_t cout, int32_t activation, void* y,
+                                 struct CUstream_st* stream);
+
+// y (n, cout) = GELU(x w1 + b1) w2 + b2
+ZG_API size_t zg_cuda_octree_mlp_workspace(int32_t type, int64_t n, int32_t hidden);
+ZG_API int zg_cuda_octree_mlp(int32_t type, const void* x, int64_t n, const int32_t* n_count, const void* w1,
+                              const float* b1, const void* w2, const float* b2, int32_t cin, int32_t hidden, int32_t cout,
+                              void* y, void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
+
+// y (n, cout) = ELU(shortcut + GELU(conv(GELU(x wa + ba)) + b3) wb + bb); the shortcut is x wc, or x where wc is null.
+ZG_API size_t zg_cuda_octree_residual_workspace(int32_t type, int64_t n, int32_t hidden);
+ZG_API int zg_cuda_octree_residual(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
+                                   const int32_t* n_count, const void* wa, const float* ba, const void* w3,
+                                   const float* b3, const void* wb, const float* bb, const void* wc, int32_t cin,
+                                   int32_t hidden, int32_t cout, void* y, void* workspace, size_t workspace_bytes,
+                                   struct CUstream_st* stream);
+
+// y (grids, r, r, r, cout) = activation(3x3x3 convolution of separate grids x (grids, r, r, r, cin), zero padding, + bias
+// + residual); residual (grids, r, r, r, cout) may be null, and may be y itself.
+ZG_API int zg_cuda_grid_conv(int32_t type, const void* x, int64_t grids, int32_t resolution, const void* weight,
+                             const float* bias, int32_t cin, int32_t cout, int32_t activation, const void* residual,
+                             void* y, struct CUstream_st* stream);
+
+// ---- occlusion field ----
+
+// out (nodes, 2, r, r, r) of `type`, 0 or 1: is the sub-voxel hidden by its own object, and by its neighbours? centres
+// (nodes, 3) mm, camera frame; object (nodes) below `objects`; depth (height, width) mm; labels (height, width), -1: none;
+// adjacency (objects, objects), [i, j] != 0: j is i's neighbour; intrinsics (3, 3) row-major without skew; edge of a node, mm;
+// resolution r from 1 to 32. Status: kZgLabelOutOfRange (such pixels count as background), kZgObjectOutOfRange (such nodes get
+// zeros); may be null.
+ZG_API size_t zg_cuda_occlusion_field_workspace(int32_t height, int32_t width, int32_t objects);
+ZG_API int zg_cuda_occlusion_field(int32_t type, const float* centres, const int32_t* object, int64_t nodes,
+                                   const int32_t* nodes_count, const float* depth, const int32_t* labels, int32_t height,
+                                   int32_t width, const uint8_t* adjacency, int32_t objects, const float* intrinsics,
+                                   float edge, int32_t resolution, void* out, int32_t* status, void* workspace,
+                                   size_t workspace_bytes, struct CUstream_st* stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,7 @@
 // Argument errors of the launchers: which argument, what was expected, what came.
 #pragma once
+#include <cstddef>
+
 #include "cuda/api.h"
 #include "cuda/platform.h"
 
@@ -26,6 +28,12 @@ inline int expect_size(const char* name, std::int64_t value, std::int64_t low, s
 // Pointers may be null only where nothing is read or written.
 inline int expect_pointer(const char* name, const void* pointer, bool needed) {
   return pointer != nullptr || !needed ? 0 : invalid("%s: expected device memory, got null", name);
+}
+
+inline int expect_workspace(const void* workspace, std::size_t bytes, std::size_t needed) {
+  ZG_TRY(expect_pointer("workspace", workspace, needed > 0));
+  if (bytes < needed) return invalid("workspace: expected at least %zu bytes, got %zu", needed, bytes);
+  return 0;
 }
 
 }  // namespace cuda
