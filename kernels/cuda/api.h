@@ -71,6 +71,35 @@ ZG_API int zg_cuda_split_neighbours_from_parents(const int32_t* parents, int64_t
 ZG_API int zg_cuda_split_neighbours_of_grid(int32_t depth, int64_t objects, const int32_t* children,
                                             int32_t* split_neighbours, int64_t splits, struct CUstream_st* stream);
 
+// ---- growth and build ----
+//
+// `counts` of a depth are four int32 in device memory: split nodes, nodes of the depth below (8 times that), nodes whose
+// logits hold a NaN, and 1 where node 0 splits because no node wanted to. They serve as `..._count` of what follows. When more
+// nodes split than buffers hold, status gets kZgSplitsExceeded, the first ones are kept and the others count as not split.
+
+// Splits the nodes of a depth: node i splits when logits[rows[i], 1] > logits[rows[i], 0] (row i where rows is null; NaN and
+// ties do not split), or by `forced` (nodes) where that is not null. With keep_one, node 0 splits if no other does. children
+// (nodes): rank or -1. split_rows (max_splits), may be null: rows[node], or the node. next_keys (8 max_splits), may be null.
+// logits (row_count, stride) of `type`.
+ZG_API size_t zg_cuda_grow_workspace(int64_t nodes);
+ZG_API int zg_cuda_grow(int32_t type, const void* logits, int64_t row_count, int64_t stride, const int32_t* rows,
+                        const uint8_t* forced, const int64_t* keys, int64_t nodes, const int32_t* nodes_count,
+                        int32_t keep_one, int32_t* children, int32_t* split_rows, int64_t max_splits, int64_t* next_keys,
+                        int32_t* counts, int32_t* status, void* workspace, size_t workspace_bytes,
+                        struct CUstream_st* stream);
+
+// Octrees of all objects: points (n, 3) in [-1, 1), object (n), in any order. nodes, keys, children and split_neighbours are
+// arrays in HOST memory with one entry for every depth from full_depth to depth: capacity in nodes (objects 8^full_depth at
+// full_depth, multiples of 8 below) and device pointers (split_neighbours: (nodes of the depth below / 8, 27), not at `depth`).
+// voxel (n): rank of the point's voxel, -1 for a point that was lost. counts (depth - full_depth + 1, 4). max_nodes of the
+// workspace: the largest of `nodes`. Status: kZgPointOutOfRange, kZgObjectOutOfRange (such points are lost), kZgSplitsExceeded.
+ZG_API size_t zg_cuda_build_octree_workspace(int64_t points, int64_t max_nodes);
+ZG_API int zg_cuda_build_octree(const float* points, const int32_t* object, int64_t n, const int32_t* n_count,
+                                int32_t objects, int32_t depth, int32_t full_depth, const int64_t* nodes,
+                                int64_t max_voxels, int64_t* const* keys, int32_t* const* children,
+                                int32_t* const* split_neighbours, int32_t* voxel, int32_t* counts, int32_t* status,
+                                void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
+
 // ---- convolutions ----
 //
 // x, weights, residual, skip and y have elements of `type` (ZgType); biases are float32 and may be null. Weights are as in
