@@ -51,6 +51,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/grasp_labels.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/install_size.py
+	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
 benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py --quick

@@ -42,7 +42,7 @@ enum ZgStatus {
   kZgLabelOutOfRange = 4,  // a label is neither -1 nor an object
   kZgObjectOutOfRange = 8, // a node's object is none of the objects
   kZgPointOutOfRange = 16, // a point lies outside [-1, 1)^3 or is NaN
-  kZgNotFinite = 32        // a value is NaN or infinite where a position or a pose was expected
+  kZgNotFinite = 32        // a grasp or a point is NaN, infinite or farther away than 10 km
 };
 
 // What was wrong with the arguments of the last call in this host thread that returned cudaErrorInvalidValue. Host memory.
@@ -161,6 +161,19 @@ ZG_API int zg_cuda_occlusion_field(int32_t type, const float* centres, const int
                                    int32_t width, const uint8_t* adjacency, int32_t objects, const float* intrinsics,
                                    float edge, int32_t resolution, void* out, int32_t* status, void* workspace,
                                    size_t workspace_bytes, struct CUstream_st* stream);
+
+// ---- grasps ----
+
+// Contact-constrained width and depth of grasps (m; rotation columns approach, closing, height), points between their fingers,
+// and whether they fit (values of zerograsp::grasp::Status), against points (point_count, 3) in m, in an order that decides
+// ties. hand: the 11 lengths of zerograsp::grasp::Gripper in their order, HOST memory. Status: kZgNotFinite; a grasp that is not
+// finite counts as empty, and with a point that is not finite no outcome is to be used. status may be null.
+ZG_API size_t zg_cuda_refine_grasps_workspace(int64_t points);
+ZG_API int zg_cuda_refine_grasps(const float* rotation, const float* translation, const float* width, const float* depth,
+                                 int64_t n, const int32_t* n_count, const float* points, int64_t point_count,
+                                 const int32_t* points_count, const float* hand, int32_t min_inner_points,
+                                 float* refined_width, float* refined_depth, int32_t* inner_points, uint8_t* fit,
+                                 int32_t* status, void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
 
 #ifdef __cplusplus
 }

@@ -28,6 +28,6 @@ const char* zg_cuda_describe(int32_t status) {
   if (status & kZgLabelOutOfRange) return "labels: expected -1 or the index of an object";
   if (status & kZgObjectOutOfRange) return "object: expected the index of an object";
   if (status & kZgPointOutOfRange) return "points: expected coordinates in [-1, 1)";
-  if (status & kZgNotFinite) return "expected finite values, got NaN or infinity";
+  if (status & kZgNotFinite) return "grasps or points: expected finite values within +-10000 m";
   return status == 0 ? "no error" : "unknown status";
 }

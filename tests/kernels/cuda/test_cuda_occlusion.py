@@ -25,7 +25,8 @@ def field(
 ) -> tuple[np.ndarray, int]:
     """Flags, with `spare` more rows, and the status."""
     scene = {"edge": 80.0, "resolution": 8, **scene}
-    n, r, (height, width), objects = len(scene["centres"]), scene["resolution"], scene["depth"].shape, len(scene["adjacency"])
+    n, r, objects = len(scene["centres"]), scene["resolution"], len(scene["adjacency"])
+    height, width = scene["depth"].shape
     more = spare or 0
     out = np.full((n + more, 2, r, r, r), UNTOUCHED, np.float16 if half else np.float32)
     centres = np.concatenate([scene["centres"], np.full((more, 3), np.nan, np.float32)])

@@ -110,9 +110,9 @@ def grow(
     workspace = np.full(cuda.grow_workspace(n + more), 0x7F, np.uint8)
     count, stride = (0, 0) if logits is None else logits.shape
     cuda.grow(
-        kind, logits, count, stride, rows, forced, keys, n + more, None if spare is None else count_of(n), int(not last),
-        out.children, out.split_rows, room, None if last else out.next_keys, out.counts, status, workspace,
-        workspace.size,
+        kind, logits, count, stride, rows, forced, keys, n + more, None if spare is None else count_of(n),
+        int(not last), out.children, out.split_rows, room, None if last else out.next_keys, out.counts, status,
+        workspace, workspace.size,
     )  # fmt: skip
     out.status = int(status[0])
     return out
@@ -158,8 +158,9 @@ def test_growth(
         last = reference.grow(logits.astype(np.float32), rows, keys, None)
         compare_growth(grow(cuda, logits, rows, keys, spare=spare, last=True), last, len(keys))
         forced = rng.random(len(keys)) < share
+        recorded = np.resize(forced, len(keys) + (spare or 0)).view(np.uint8)
         compare_growth(
-            grow(cuda, None, None, keys, forced=np.resize(forced, len(keys) + (spare or 0)).view(np.uint8), spare=spare),
+            grow(cuda, None, None, keys, forced=recorded, spare=spare),
             reference.grow(None, None, keys, parents, forced=forced), len(keys),
         )  # fmt: skip
         keys, parents = expected.next_keys, expected.split_neighbours
@@ -197,8 +198,9 @@ def build(
     owner = np.concatenate([owner, np.full(more, 10**6, np.int32)])
     workspace = np.full(cuda.build_octree_workspace(n + more, int(capacity.max())), 0x7F, np.uint8)
     cuda.build_octree(
-        points, owner, n + more, None if spare is None else count_of(n), num_objects, depth, full_depth, capacity, voxels,
-        pointers(keys), pointers(children), pointers(neighbours), voxel, counts, status, workspace, workspace.size,
+        points, owner, n + more, None if spare is None else count_of(n), num_objects, depth, full_depth, capacity,
+        voxels, pointers(keys), pointers(children), pointers(neighbours), voxel, counts, status, workspace,
+        workspace.size,
     )  # fmt: skip
     assert (voxel[n:] == UNTOUCHED).all()
     empty = np.zeros((0, 0), np.int64)
