@@ -122,9 +122,11 @@ def _demangled(names: list[str]) -> dict[str, str]:
     if shutil.which("c++filt") is None or not names:
         return {name: name for name in names}
     lines = subprocess.run(["c++filt", *names], capture_output=True, text=True, check=True).stdout.splitlines()
-    short = [re.sub(r"zerograsp::cuda::|\(anonymous namespace\)::|\b_GLOBAL__N_\w+::|^void ", "", line) for line in lines]
-    return {name: re.sub(r"\(int\)|>\(.*|\(.*", lambda m: ">" if m[0][0] == ">" else "", s)
-            for name, s in zip(names, short, strict=True)}  # fmt: skip
+    short = {}
+    for name, line in zip(names, lines, strict=True):
+        line = re.sub(r"zerograsp::cuda::|\(anonymous namespace\)::|\b_GLOBAL__N_\w+::|^void |\(int\)", "", line)
+        short[name] = line.split("(")[0]
+    return short
 
 
 def _tensor_core_instructions(binary: Path) -> dict[str, int] | None:
@@ -180,7 +182,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     if shutil.which("nvcc") is None:
-        raise SystemExit("nvcc is missing: install the CUDA toolkit (JetPack has it) and put its bin folder on the PATH")
+        raise SystemExit("nvcc is missing: install the CUDA toolkit and put its bin folder on the PATH")
     compiled = compile_all(options.architecture)
     show(compiled, options.architecture)
     report("cuda_resources", figures(compiled), options.json, architecture=options.architecture,

@@ -27,7 +27,10 @@ COMPILER = "g++"
 SANITIZED = bool(os.environ.get("ZEROGRASP_SANITIZE"))
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 # As nvcc compiles them: decisions must not depend on fused multiply-adds.
-FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+FLAGS = [
+    "-std=c++17", "-O1" if SANITIZED else "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall",
+    "-Wextra", "-Werror",
+]  # fmt: skip
 
 # Seeds of the order in which blocks and threads run: ascending, and two shuffled ones.
 SEEDS = (0, 1, 2)

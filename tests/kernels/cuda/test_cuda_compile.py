@@ -11,7 +11,7 @@ import pytest
 from cuda_library import CUDA, REPOSITORY, declarations, library
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import cuda_resources as resources  # noqa: E402
+import cuda_resources as resources
 
 sys.path.remove(str(REPOSITORY / "benchmarks"))
 
@@ -63,8 +63,8 @@ PTX = """
 
 def test_the_table_is_read_from_the_compilers_messages() -> None:
     one, two = resources.parse("x.cu", LOG, PTX, {"_Z9one_kernelv": 3})
-    assert (one.registers, one.shared, one.stack, one.spilled, one.threads, one.tensor_core) == (255, 40960, 16, 20, 128, 3)
-    assert (two.registers, two.shared, two.spilled, two.threads, two.tensor_core) == (32, 0, 0, 1, 0)
+    assert one == resources.Kernel("x.cu", one.name, 128, 255, 40960, 16, 20, 3)
+    assert two == resources.Kernel("x.cu", two.name, 1, 32, 0, 0, 0, 0)
     assert one.blocks == 2  # 4 warps of 32 * 256 registers: two blocks fill the 65536
     assert two.blocks == 16
 

@@ -1,4 +1,4 @@
-"""The other tests of this folder once more, with kernels compiled for AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The other tests of this folder once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is missing: apt-get install g++"),
 ]
 
-TESTS = ["test_cuda_on_cpu.py", "test_cuda_octree.py", "test_cuda_convolution.py", "test_cuda_occlusion.py", "test_cuda_grasp.py"]
+TESTS = ("on_cpu", "octree", "convolution", "occlusion", "grasp")
 
 
 def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,8 +35,8 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_kernel_leaves_its_buffers_or_the_language() -> None:
-    call = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *(str(HERE / name) for name in TESTS)]
-    done = run_sanitized(*call)
+    files = (str(HERE / f"test_cuda_{name}.py") for name in TESTS)
+    done = run_sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
