@@ -175,6 +175,13 @@ ZG_API int zg_cuda_refine_grasps(const float* rotation, const float* translation
                                  float* refined_width, float* refined_depth, int32_t* inner_points, uint8_t* fit,
                                  int32_t* status, void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
 
+// kept (n): 1, or 0 for a grasp that is the same as a kept one before it in its group: closer than `distance` (m; 0 keeps all)
+// and turned by less than the angle of that cosine, half turns about the approach apart. Grasps come best first.
+ZG_API size_t zg_cuda_suppress_grasps_workspace(int64_t n);
+ZG_API int zg_cuda_suppress_grasps(const float* rotation, const float* translation, const int32_t* group, int64_t n,
+                                   const int32_t* n_count, float distance, float cosine, uint8_t* kept, void* workspace,
+                                   size_t workspace_bytes, struct CUstream_st* stream);
+
 #ifdef __cplusplus
 }
 #endif

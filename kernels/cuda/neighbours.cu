@@ -28,22 +28,24 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(const std::int32_t* sp
 __global__ void __launch_bounds__(kThreads) from_parents_kernel(const std::int32_t* parents, Extent parent_splits,
                                                                 const std::int32_t* children,
                                                                 std::int32_t* split_neighbours, std::int64_t splits) {
-  const std::int64_t i = global_thread(), node = i / kTaps;
+  const auto i = static_cast<std::uint32_t>(global_thread());  // kMaxSplits: no 64-bit division
+  const std::int64_t node = i / kTaps;
   if (node >= 8 * parent_splits.size()) return;
   const std::int32_t rank = children[node];
   if (rank < 0 || rank >= splits) return;
-  const int tap = static_cast<int>(i - node * kTaps);
+  const int tap = static_cast<int>(i % kTaps);
   split_neighbours[static_cast<std::int64_t>(rank) * kTaps + tap] =
       neighbour_rank(parents + (node >> 3) * kTaps, children, static_cast<int>(node & 7), tap);
 }
 
 __global__ void __launch_bounds__(kThreads) of_grid_kernel(int depth, std::int64_t objects, const std::int32_t* children,
                                                            std::int32_t* split_neighbours, std::int64_t splits) {
-  const std::int64_t i = global_thread(), node = i / kTaps, cells = std::int64_t{1} << (3 * depth);
+  const auto i = static_cast<std::uint32_t>(global_thread());
+  const std::int64_t node = i / kTaps, cells = std::int64_t{1} << (3 * depth);
   if (node >= objects * cells) return;
   const std::int32_t rank = children[node];
   if (rank < 0 || rank >= splits) return;
-  const int tap = static_cast<int>(i - node * kTaps);
+  const int tap = static_cast<int>(i % kTaps);
   const std::int64_t cell = node & (cells - 1);
   split_neighbours[static_cast<std::int64_t>(rank) * kTaps + tap] =
       grid_neighbour_rank(static_cast<std::uint32_t>(cell), 1 << depth, children + (node - cell), tap);
@@ -99,7 +101,7 @@ int zg_cuda_split_neighbours_from_parents(const int32_t* parents, int64_t parent
 int zg_cuda_split_neighbours_of_grid(int32_t depth, int64_t objects, const int32_t* children, int32_t* split_neighbours,
                                      int64_t splits, CUstream_st* stream) {
   ZG_TRY(expect_size("depth", depth, 0, kMaxDepth));
-  ZG_TRY(expect_size("objects", objects, 0, kMaxRows >> (3 * depth)));
+  ZG_TRY(expect_size("objects", objects, 0, kMaxRows / kTaps >> (3 * depth)));
   ZG_TRY(expect_size("splits", splits, 0, kMaxSplits));
   const std::int64_t nodes = objects << (3 * depth);
   ZG_TRY(expect_pointer("children", children, nodes > 0));

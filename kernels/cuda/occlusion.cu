@@ -221,9 +221,10 @@ __global__ void __launch_bounds__(kQueryThreads, 4)
     field_kernel(const SubVoxels voxels, const Image image, const Pyramid shape, const std::uint8_t* adjacency, int objects,
                  const float* intrinsics, const float* pyramids, T* out, std::int32_t* status) {
   const int r = voxels.resolution, cells = r * r * r;
-  const std::int64_t i = global_thread(), node = i / cells;
+  const auto i = static_cast<std::uint32_t>(global_thread());  // int32 numbers them all: no 64-bit division
+  const std::int64_t node = i / static_cast<std::uint32_t>(cells);
   if (node >= voxels.nodes.size()) return;
-  const int cell = static_cast<int>(i - node * cells);
+  const int cell = static_cast<int>(i % static_cast<std::uint32_t>(cells));
   const std::int32_t object = voxels.object[node];
   const int m[3] = {cell / (r * r), cell / r % r, cell % r};
   float low[3], high[3];

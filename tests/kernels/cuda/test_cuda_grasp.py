@@ -121,6 +121,41 @@ def test_published_results(golden_collision: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(got.depth, golden_collision["refined_depth"], rtol=0, atol=1e-5)
 
 
+@settings(max_examples=4 if SANITIZED else 30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    order=st.sampled_from(SEEDS),
+    count=st.sampled_from([0, 1, 2, 30, 255, 256, 257, 600]),
+    lattice=st.booleans(),
+    spread=st.sampled_from([0.0, 0.02, 0.1, 2.0]),
+    distance=st.sampled_from([0.0, 1e-6, 0.03, 0.5]),
+    angle=st.sampled_from([0.0, 30.0, 90.0, 180.0]),
+    groups=st.sampled_from([1, 3]),
+    spare=st.sampled_from([None, 0, 300]),
+)
+def test_suppression(
+    seed: int, order: int, count: int, lattice: bool, spread: float, distance: float, angle: float, groups: int,
+    spare: int | None,
+) -> None:  # fmt: skip
+    rng, cuda = np.random.default_rng(seed), library()
+    cuda.seed(order)
+    rotation = axis_rotations(rng, count) if lattice else random_rotations(rng, count)
+    translation = rng.uniform(-spread, spread, (count, 3)).astype(np.float32)
+    group = rng.integers(0, groups, count).astype(np.int32)
+    more = spare or 0
+    kept = np.full(count + more, UNTOUCHED, np.uint8)
+    workspace = np.full(cuda.suppress_grasps_workspace(count + more), 0x7F, np.uint8)
+    cuda.suppress_grasps(
+        np.concatenate([rotation, np.full((more, 3, 3), np.nan, np.float32)]),
+        np.concatenate([translation, np.full((more, 3), np.nan, np.float32)]),
+        np.concatenate([group, np.zeros(more, np.int32)]), count + more, None if spare is None else count_of(count),
+        distance, float(np.float32(np.cos(np.radians(angle)))), kept, workspace, workspace.size,
+    )  # fmt: skip
+    expected = reference.suppress_grasps(rotation, translation, group, distance, angle)
+    np.testing.assert_array_equal(kept[:count], expected)
+    assert (kept[count:] == UNTOUCHED).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e5])
 def test_the_status_tells_of_values_that_are_not_finite(value: float) -> None:
     cuda, scene = library(), dense_scene(3)
