@@ -42,7 +42,8 @@ enum ZgStatus {
   kZgLabelOutOfRange = 4,  // a label is neither -1 nor an object
   kZgObjectOutOfRange = 8, // a node's object is none of the objects
   kZgPointOutOfRange = 16, // a point lies outside [-1, 1)^3 or is NaN
-  kZgNotFinite = 32        // a grasp or a point is NaN, infinite or farther away than 10 km
+  kZgNotFinite = 32,       // a grasp or a point is NaN, infinite or farther away than 10 km
+  kZgPointsExceeded = 64   // more points in the cube than the buffer holds: the first ones were kept
 };
 
 // What was wrong with the arguments of the last call in this host thread that returned cudaErrorInvalidValue. Host memory.
@@ -50,6 +51,26 @@ ZG_API const char* zg_cuda_error(void);
 
 // One English sentence for the lowest bit of a status; "no error" for 0. Host memory.
 ZG_API const char* zg_cuda_describe(int32_t status);
+
+// ---- points of a frame ----
+
+// Points of the valid masked pixels, normalised to the octree's cube and clipped to it, in raster order: points (max_points, 3),
+// object (max_points); as zerograsp_edge.kernels.points_from_depth, which documents the lengths (mm). depth, labels (height,
+// width); inverse (3, 3): the intrinsics' inverse, row-major. z_min (1): NaN without a valid pixel. counts (4) int32, of which
+// the first is the number of points and serves as `n_count` of zg_cuda_build_octree. object_counts, object_valid_counts
+// (objects): points in the cube, valid pixels. valid_labels (height, width), may be null: labels of valid pixels, else -1.
+// Status: kZgLabelOutOfRange (such pixels count as background), kZgPointsExceeded.
+ZG_API size_t zg_cuda_points_from_depth_workspace(int32_t height, int32_t width);
+ZG_API int zg_cuda_points_from_depth(const float* depth, const int32_t* labels, int32_t height, int32_t width, int32_t objects,
+                                     const float* inverse, float grid_size, float z_margin, float half_extent,
+                                     float margin, float min_depth, int32_t* valid_labels, float* points,
+                                     int32_t* object, int64_t max_points, float* z_min, int32_t* counts,
+                                     int32_t* object_counts, int32_t* object_valid_counts, int32_t* status,
+                                     void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
+
+// adjacent (objects, objects): 1 where the 5x5-dilated masks of two different objects overlap. Status: kZgLabelOutOfRange.
+ZG_API int zg_cuda_adjacency(const int32_t* labels, int32_t height, int32_t width, int32_t objects, uint8_t* adjacent,
+                             int32_t* status, struct CUstream_st* stream);
 
 // ---- neighbours and alignment ----
 

@@ -29,5 +29,6 @@ const char* zg_cuda_describe(int32_t status) {
   if (status & kZgObjectOutOfRange) return "object: expected the index of an object";
   if (status & kZgPointOutOfRange) return "points: expected coordinates in [-1, 1)";
   if (status & kZgNotFinite) return "grasps or points: expected finite values within +-10000 m";
+  if (status & kZgPointsExceeded) return "more points than the buffer holds: raise the limit of points";
   return status == 0 ? "no error" : "unknown status";
 }

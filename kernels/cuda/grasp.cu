@@ -9,6 +9,7 @@
 #include "core/grasp.h"
 #include "cuda/block_rank.h"
 #include "cuda/error.h"
+#include "cuda/ordered_float.h"
 
 namespace zerograsp {
 namespace cuda {
@@ -29,13 +30,6 @@ constexpr std::size_t kAlignment = 256;
 struct Bounds {
   std::int32_t reach_low[3], reach_high[3], cloud_low[3], cloud_high[3];
 };
-
-// Integers in the order of the floats.
-__device__ __forceinline__ std::int32_t ordered(float f) {
-  const std::int32_t i = __float_as_int(f);
-  return i < 0 ? i ^ 0x7fffffff : i;
-}
-__device__ __forceinline__ float from_ordered(std::int32_t i) { return __int_as_float(i < 0 ? i ^ 0x7fffffff : i); }
 
 struct Grid {
   float low[3], high[3], cell;
@@ -66,17 +60,6 @@ struct Grasps {
   }
 };
 
-// Lowers every entry to the least of the warp's.
-__device__ __forceinline__ void lower(std::int32_t* bound, float value, bool there) {
-  std::int32_t least = there ? ordered(value) : 0x7f7f7f7f;
-  ZG_UNROLL
-  for (int step = 16; step > 0; step /= 2) {
-    const std::int32_t other = __shfl_xor_sync(0xffffffffu, least, step);
-    least = other < least ? other : least;
-  }
-  if (threadIdx.x % 32 == 0) atomicMin(bound, least);
-}
-
 __global__ void __launch_bounds__(kThreads) cloud_bounds_kernel(const Cloud cloud, Bounds* bounds, std::int32_t* status) {
   const std::int64_t i = global_thread();
   const bool there = i < cloud.n.size();
@@ -86,8 +69,8 @@ __global__ void __launch_bounds__(kThreads) cloud_bounds_kernel(const Cloud clou
     const float at = there ? cloud.points[3 * i + axis] : 0.0f;
     const bool usable = is_position(at);
     finite = finite && usable;
-    lower(&bounds->cloud_low[axis], at, there && usable);
-    lower(&bounds->cloud_high[axis], -at, there && usable);
+    lower_minimum(&bounds->cloud_low[axis], at, there && usable);
+    lower_minimum(&bounds->cloud_high[axis], -at, there && usable);
   }
   if (!finite && status != nullptr) atomicOr(status, static_cast<std::int32_t>(kZgNotFinite));
 }
@@ -110,8 +93,8 @@ __global__ void __launch_bounds__(kThreads) reach_kernel(const Grasps grasps, co
       for (int k = 0; k < 3; ++k) r[k] = grasps.rotation[9 * i + 3 * axis + k];
     }
     const float side = fabsf(r[1]) * half_y + fabsf(r[2]) * half_z + 1e-3f;
-    lower(&bounds->reach_low[axis], t + grasp::smaller(r[0] * back, r[0] * depth) - side, there);
-    lower(&bounds->reach_high[axis], -(t + grasp::larger(r[0] * back, r[0] * depth) + side), there);
+    lower_minimum(&bounds->reach_low[axis], t + grasp::smaller(r[0] * back, r[0] * depth) - side, there);
+    lower_minimum(&bounds->reach_high[axis], -(t + grasp::larger(r[0] * back, r[0] * depth) + side), there);
   }
 }
 
@@ -300,7 +283,7 @@ int zg_cuda_refine_grasps(const float* rotation, const float* translation, const
   sorted.index = reinterpret_cast<std::int32_t*>(take(sorted_bytes(point_count)));
 
   const std::int64_t point_blocks = blocks_for(point_count, kThreads), cell_blocks = kMaxCells / kCellsPerBlock;
-  ZG_TRY(cudaMemsetAsync(bounds, 0x7f, sizeof(Bounds), stream));
+  ZG_TRY(cudaMemsetAsync(bounds, kNoMinimumByte, sizeof(Bounds), stream));
   ZG_TRY(cudaMemsetAsync(sums, 0, 4 * kRankThreads, stream));
   ZG_TRY(cudaMemsetAsync(first, 0, kCellBytes, stream));
   ZG_TRY(cudaMemsetAsync(sorted_begin, 0, 4 * sorted_bytes(point_count), stream));

@@ -7,7 +7,7 @@ namespace {
 // One block.
 __global__ void __launch_bounds__(kRankThreads)
     sum_splits_kernel(std::int32_t* block_counts, std::int64_t blocks, Extent nodes, std::int64_t max_splits, bool keep_one,
-                      SplitCounts* counts, std::int32_t* status) {
+                      ZgStatus exceeded, SplitCounts* counts, std::int32_t* status) {
   ZG_SHARED(RankScratch, scratch);
   std::int64_t sum = 0;
   for (std::int64_t begin = 0; begin < blocks; begin += kRankThreads) {
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kRankThreads)
   const bool first_only = keep_one && sum == 0 && nodes.size() > 0;
   if (first_only) sum = 1;
   if (sum > max_splits) {
-    if (status != nullptr) atomicOr(status, static_cast<std::int32_t>(kZgSplitsExceeded));
+    if (status != nullptr) atomicOr(status, static_cast<std::int32_t>(exceeded));
     sum = max_splits;
   }
   counts->splits = static_cast<std::int32_t>(sum);
@@ -32,8 +32,9 @@ __global__ void __launch_bounds__(kRankThreads)
 }  // namespace
 
 int sum_splits(std::int32_t* block_counts, std::int64_t blocks, const Extent& nodes, std::int64_t max_splits, bool keep_one,
-               SplitCounts* counts, std::int32_t* status, cudaStream_t stream) {
-  return launch(sum_splits_kernel, 1, kRankThreads, stream, block_counts, blocks, nodes, max_splits, keep_one, counts, status);
+               ZgStatus exceeded, SplitCounts* counts, std::int32_t* status, cudaStream_t stream) {
+  return launch(sum_splits_kernel, 1, kRankThreads, stream, block_counts, blocks, nodes, max_splits, keep_one, exceeded, counts,
+                status);
 }
 
 }  // namespace cuda

@@ -46,9 +46,10 @@ __global__ void __launch_bounds__(kRankThreads)
   if (problems != 0 && status != nullptr) atomicOr(status, problems);
 }
 
-// block_counts become the ranks of the blocks' first split nodes; fills in `counts`.
+// block_counts become the ranks of the blocks' first split nodes; fills in `counts`. `exceeded`: the status bit for more than
+// max_splits.
 int sum_splits(std::int32_t* block_counts, std::int64_t blocks, const Extent& nodes, std::int64_t max_splits, bool keep_one,
-               SplitCounts* counts, std::int32_t* status, cudaStream_t stream);
+               ZgStatus exceeded, SplitCounts* counts, std::int32_t* status, cudaStream_t stream);
 
 struct SplitOutputs {
   const std::int64_t* keys;      // (nodes), null without next_keys
@@ -92,7 +93,7 @@ int split_nodes(const Decide& decide, const Extent& nodes, bool keep_one, const 
   const std::int64_t blocks = blocks_for(nodes.capacity, kNodesPerBlock);
   ZG_TRY(cudaMemsetAsync(counts, 0, sizeof(SplitCounts), stream));
   ZG_TRY(launch(count_splits_kernel<Decide>, blocks, kRankThreads, stream, decide, nodes, block_counts, counts, status));
-  ZG_TRY(sum_splits(block_counts, blocks, nodes, out.max_splits, keep_one, counts, status, stream));
+  ZG_TRY(sum_splits(block_counts, blocks, nodes, out.max_splits, keep_one, kZgSplitsExceeded, counts, status, stream));
   return launch(write_splits_kernel<Decide>, blocks, kRankThreads, stream, decide, nodes,
                 static_cast<const std::int32_t*>(block_counts), static_cast<const SplitCounts*>(counts), out);
 }

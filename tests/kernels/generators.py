@@ -136,3 +136,23 @@ def axis_rotations(rng: np.random.Generator, count: int) -> Floats:
         matrix[np.arange(3), rng.permutation(3)] = rng.choice([-1, 1], 3)
         matrix[:, 2] *= np.linalg.det(matrix)
     return out
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Small frames: boxes of objects, holes, depths that leave the cube, NaN and infinity."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
+    num_objects = draw(st.sampled_from([1, 2, 5, 40]))
+    labels = np.full((height, width), -1, np.int32)
+    for i in range(num_objects):
+        v, u = rng.integers(height), rng.integers(width)
+        labels[v : v + rng.integers(1, 20), u : u + rng.integers(1, 20)] = i
+    if draw(st.booleans()):
+        labels[rng.random(labels.shape) < 0.3] = -1
+    spread = draw(st.sampled_from([0.0, 3.0, 3000.0]))
+    depth = (700 + spread * rng.standard_normal(labels.shape)).astype(np.float32)
+    bad = rng.random(labels.shape)
+    for value, share in [(np.nan, 0.05), (np.inf, 0.1), (-np.inf, 0.12), (0.0, 0.15), (10.0, 0.17)]:
+        depth[bad < share * draw(st.sampled_from([0, 1]))] = value
+    return depth, labels, num_objects
