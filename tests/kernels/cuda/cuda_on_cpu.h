@@ -33,7 +33,11 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+// Switching stacks: by a few instructions on x86-64, elsewhere by ucontext, which makes system calls.
+#if !defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
+#define CUDA_ON_CPU_UCONTEXT
+#endif
+#if defined(CUDA_ON_CPU_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -133,7 +137,7 @@ struct Thread {
   // The fiber.
   std::unique_ptr<char[]> stack;
   bool entered = false;
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_CPU_UCONTEXT)
   void* saved = nullptr;
 #else
   ucontext_t context;
@@ -160,7 +164,7 @@ struct Machine {
   std::string last_fault;
   cudaError_t pending = cudaSuccess;
   unsigned long launches = 0;
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_CPU_UCONTEXT)
   void* scheduler = nullptr;
 #else
   ucontext_t scheduler;
@@ -176,7 +180,7 @@ inline Machine& machine() {
 
 // ---- switching stacks ----
 
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_CPU_UCONTEXT)
 // Pushes the registers that a call preserves, stores the stack pointer and takes the other one.
 __attribute__((naked, noinline)) inline void switch_stack(void** /*save*/, void* /*load*/) {
   asm volatile(
@@ -194,7 +198,7 @@ inline void leave() {
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, m.scheduler_stack, m.scheduler_stack_size);
 #endif
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_CPU_UCONTEXT)
   switch_stack(&t.saved, m.scheduler);
 #else
   swapcontext(&t.context, &m.scheduler);
@@ -223,7 +227,7 @@ inline void enter(Thread& t) {
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, t.stack.get() + kGuard, kStack);
 #endif
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_CPU_UCONTEXT)
   if (!t.entered) {  // as if switch_stack had been called at the start of fiber_main
     auto top = reinterpret_cast<std::uintptr_t>(t.stack.get() + kGuard + kStack) & ~std::uintptr_t{15};
     void** frame = reinterpret_cast<void**>(top) - 8;

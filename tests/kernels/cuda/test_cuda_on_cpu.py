@@ -11,9 +11,10 @@ from cuda_library import HERE, SANITIZED, SEEDS, build
 X = (np.arange(384) * 7 % 31).astype(np.int32)
 
 
-@pytest.fixture(scope="module")
-def shim() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build({"shim_kernels": (HERE / "shim_kernels.cpp").read_bytes()})))
+@pytest.fixture(scope="module", params=[(), ("-DCUDA_ON_CPU_UCONTEXT",)], ids=["", "ucontext"])
+def shim(request: pytest.FixtureRequest) -> ctypes.CDLL:
+    """With this machine's way to switch stacks, and with the portable one."""
+    library = ctypes.CDLL(str(build({"shim_kernels": (HERE / "shim_kernels.cpp").read_bytes()}, request.param)))
     library.cuda_on_cpu_fault.restype = ctypes.c_char_p
     return library
 
