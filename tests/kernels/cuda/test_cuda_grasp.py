@@ -190,7 +190,7 @@ def test_launchers_name_the_argument() -> None:
     [
         ("begins[cell] += sums[cell / kCellsPerBlock]", "begins[cell] += 0 * sums[0]"),  # blocks of cells overlap
         ("std::int32_t* cells = first + 1;", "std::int32_t* cells = first;"),  # ends taken for begins
-        ("__shfl_xor_sync(0xffffffffu, least, step)", "least"),  # bounds of one lane only
+        ("grid->low[axis] = low,", "grid->low[axis] = 0.0f,"),  # a grid that does not cover all that hands reach
     ],
 )
 def test_planted_mistakes_are_found(change: tuple[str, str]) -> None:
