@@ -49,9 +49,12 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
 #if defined(ZEROGRASP_CUDA_ON_CPU)
   cuda_on_cpu::async_copy(to, from, kBytes, valid ? kBytes : 0);
 #else
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "n"(kBytes), "r"(valid ? kBytes : 0)
-               : "memory");
+  // The predicate form (ignore-src) becomes one instruction; a source size of 0 costs arithmetic on every address.
+  asm volatile(
+      "{\n.reg .pred ignore;\nsetp.eq.s32 ignore, %3, 0;\n"
+      "cp.async.ca.shared.global [%0], [%1], %2, ignore;\n}\n" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      "l"(from), "n"(kBytes), "r"(static_cast<int>(valid))
+      : "memory");
 #endif
 }
 
