@@ -98,6 +98,8 @@ class Limits:
         no_grasp_views: views with objects and without a grasp that may be executed, since the last attempt, after
             which the run ends.
         failed_attempts: attempts in a row that failed, after which the run ends.
+        robot_faults: faults of the robot during approach, closing and lifting (a collision reflex, say) that are
+            cleared and count as a failed attempt; one more, or one elsewhere, ends the run.
         candidates: grasps of one view that are tried when the robot refuses the motion to one.
         frame_age: oldest frame that is accepted, s.
         plan_age: from the frame to the start of the motion that was planned with it, s at most.
@@ -109,6 +111,7 @@ class Limits:
     empty_views: int = 3
     no_grasp_views: int = 5
     failed_attempts: int = 8
+    robot_faults: int = 0
     candidates: int = 5
     frame_age: float = 0.5
     plan_age: float = 30.0
@@ -117,6 +120,7 @@ class Limits:
     def __post_init__(self) -> None:
         counts = ("perception_faults", "empty_views", "no_grasp_views", "failed_attempts", "candidates")
         _check_range(self, 1, 10_000, *counts, *(("picks",) if self.picks is not None else ()))
+        _check_range(self, 0, 10_000, "robot_faults")
         _check_range(self, 1e-3, 3600, "frame_age", "plan_age")
         _check_range(self, 0, 3600, "pause")
 
