@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from zerograsp_edge.runtime.configuration import build
 from zerograsp_edge.runtime.errors import ConfigError
 from zerograsp_edge.runtime.grasp.constraints import ApproachCone, Support
@@ -21,10 +19,8 @@ from zerograsp_edge.runtime.models import EDGE_MODEL
 if TYPE_CHECKING:
     from zerograsp_edge.runtime.camera import Camera
 
-# A robot on a table at z = 0 of its base frame: never below, never from the side of the table.
+# For a robot on a table at z = 0 of its base frame.
 _REFINE = RefineConfig(approach=ApproachCone(angle=60.0), support=Support(clearance=0.003))
-
-Rows = tuple[tuple[float, float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,6 @@ class Deployment:
         bundle: the bundle to run; by default the edge model that ships with the package.
         threads: CPU threads; 0 takes all.
         hand_eye: file of a hand-eye calibration; None: the robot knows where the camera is.
-        tips_in_hand: 4 rows of 4, hand <- tips, m: for a camera on the hand, where the finger tips are in the
-            calibration's hand frame.
         camera: `package.module:function` that returns a `Camera`, whose frames carry instance masks.
         refine: how grasps are refined; workspace, approach and support in the robot's base frame. An entry of the
             file changes that entry only; `gripper` is the name of a preset or its entries, and the robot's own where it
@@ -48,15 +42,10 @@ class Deployment:
     bundle: Path = EDGE_MODEL
     threads: int = 0
     hand_eye: Path | None = None
-    tips_in_hand: Rows | None = None
     camera: str = ""
     refine: RefineConfig | None = None
     loop: LoopConfig = field(default_factory=LoopConfig)
     robot: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def tips_pose(self) -> np.ndarray | None:
-        """(4, 4) float64, hand <- tips, m."""
-        return None if self.tips_in_hand is None else np.array(self.tips_in_hand, np.float64)
 
     def refinement(self, gripper: Gripper) -> RefineConfig:
         """Refinement for a robot with that gripper, and an approach at least as long as the loop's is checked."""

@@ -41,6 +41,14 @@ class TipsPose:
                 f"expected an approach and a closing direction across it, got {self.approach} and {self.closing}"
             )
 
+    @classmethod
+    def of(cls, pose: np.ndarray) -> TipsPose:
+        """From (4, 4), base <- tips, m."""
+        position, approach, closing = (
+            (float(v[0]), float(v[1]), float(v[2])) for v in (pose[:3, 3], pose[:3, 0], pose[:3, 1])
+        )
+        return cls(position, approach, closing)
+
     def matrix(self) -> np.ndarray:
         """(4, 4) float64, base <- tips, m."""
         approach = np.asarray(self.approach, np.float64)
@@ -68,6 +76,7 @@ class Timeouts:
     fault, and what comes after all is thrown away.
     """
 
+    start: float = 3.0
     observe: float = 15.0
     capture: float = 2.0
     perceive: float = 15.0
@@ -145,7 +154,7 @@ class MotionConfig:
     lift_height: float = 0.12
     speed: float = 1.0
     approach_speed: float = 0.4
-    carry_speed: float = 0.6
+    carry_speed: float = 0.4
     grip_force: float | None = None
     min_held_opening: float = 0.002
     position_tolerance: float = 0.01
@@ -175,8 +184,8 @@ class VerifyConfig:
     """
 
     camera: bool = True
-    depth_tolerance: float = 0.012
-    min_gone: float = 0.6
+    depth_tolerance: float = 0.008
+    min_gone: float = 0.5
     min_seen: float = 0.25
 
     def __post_init__(self) -> None:

@@ -30,6 +30,8 @@ from zerograsp_edge.runtime.loop.verify import Absence, absence, visible_surface
 from zerograsp_edge.runtime.result import Result
 from zerograsp_edge.runtime.robot.base import MotionRefused, Robot, RobotError, RobotState, withdrawn
 
+_PUT_BACK_M = 0.01
+
 T = TypeVar("T")
 Perceive = Callable[[Frame, np.ndarray], Result]
 
@@ -238,6 +240,11 @@ class GraspLoop:
             if state.fault:
                 raise _End(Ending.ROBOT, f"{self.robot.name} is in a fault that does not clear: {state.fault}")
             self._event("recovered")
+        while state.moving:
+            if self.robot.now() > self._deadline:
+                raise _End(Ending.ROBOT, "the robot moves although no motion was asked for")
+            self._tick()
+            state = self._robot_state()
         if state.holding:
             self.report.holding = True
             raise _End(Ending.ROBOT, "the gripper already holds something: take it out first")
@@ -514,11 +521,11 @@ class GraspLoop:
         self.blacklist.add(plan.tips, self.robot.now())
         self._event("attempt_failed", f"{failure.kind}: {failure}", kind=failure.kind, **plan.describe())
         if failure.put_back:
-            self._move_or_end(
-                State.RETREAT,
-                lambda: self.robot.follow(plan.tips[None], self.config.motion.carry_speed),
-                plan.tips,
-            )
+            # A little higher than it was taken: it may hang lower in the hand now.
+            down = plan.tips.copy()
+            down[2, 3] += _PUT_BACK_M
+            speed = self.config.motion.carry_speed
+            self._move_or_end(State.RETREAT, lambda: self.robot.follow(down[None], speed), down)
         self._release(plan.opening)
         self._retreat(self.robot.state().tips)
         self._count_failure(failure.kind, str(failure))

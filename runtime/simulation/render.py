@@ -122,7 +122,6 @@ class WorldRenderer:
             intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
             fractions: False leaves out the pictures of every object alone; the visible fractions are then NaN.
         """
-        mujoco = load_mujoco()
         depth, mask = self.geometry(camera_pose, intrinsics)
         fraction = np.full(len(self.world.objects), 0.0 if fractions else np.nan, np.float32)
         visible = np.bincount(mask.ravel(), minlength=256)
@@ -136,11 +135,15 @@ class WorldRenderer:
             ids, _ = self._read(True)
             fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
         self._model.geom_group[:] = self._shown_groups
+        return Picture(self.colour(camera_pose, intrinsics, rng), depth, mask, fraction)
+
+    def colour(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, as in Picture; takes half the time."""
         _draw_lights(self._model, rng, self.world.support_kind)
-        mujoco.mj_forward(self._model, self._data)
+        load_mujoco().mj_forward(self._model, self._data)
         self._update(camera_pose, intrinsics)
         rgb, _ = self._read(False)
-        return Picture(rgb, depth, mask, fraction)
+        return rgb
 
     def geometry(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth and mask only, as in Picture."""

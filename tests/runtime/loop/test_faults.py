@@ -302,4 +302,4 @@ def test_a_defect_in_the_robot_class_stops_the_robot(cell: Any) -> None:
 
 def test_every_state_has_a_timeout_or_stands_still() -> None:
     without = {s for s in State if not hasattr(Timeouts(), s.value)}
-    assert without == {State.START, State.WAIT, State.END}
+    assert without == {State.WAIT, State.END}
