@@ -141,7 +141,10 @@ def run_in_cell(
         # The way to the drop zone leads out of the picture and is the longest.
         slow = (State.PLACE, State.RELEASE, State.RETREAT, State.OBSERVE)
         shown = Film(
-            robot, caption=lambda: _caption(loop), rate=lambda: 2.0 if loop.state in slow else 7.0, seed=cell_config.seed
+            robot,
+            caption=lambda: _caption(loop),
+            rate=lambda: 2.0 if loop.state in slow else 7.0,
+            seed=cell_config.seed,
         )
         perceive = shown.watch(perceive)
     with cell.camera as camera:

@@ -28,7 +28,7 @@ _TITLE = 19
 WIDTH, HEIGHT = _SCENE[0] + _INSET[0], _SCENE[1] + _BAR
 _SAMPLES = 1.5  # rendered that much larger and averaged: the renderer has no antialiasing
 # From the front right, so that the approach, the lift and what lies behind are seen.
-_EYE, _TARGET, _FOCAL = np.array([400.0, -520.0, 400.0]), np.array([10.0, 5.0, 45.0]), 760.0
+_EYE, _TARGET, _FOCAL = np.array([400.0, -520.0, 400.0]), np.array([5.0, 5.0, 70.0]), 700.0
 _BOXES = 3
 _INK, _GROUND, _GRASP = (245, 245, 245), (24, 24, 28), (70, 214, 100)
 
@@ -50,7 +50,7 @@ class _Shot:
     shown: np.ndarray
     boxes: list[SupportBox]
     caption: str
-    sight: _Sight | None
+    sight: _Sight
 
 
 @dataclass
@@ -89,7 +89,9 @@ class Film:
         return len(self._shots)
 
     def note(self) -> None:
-        """The world as it is now."""
+        """The world as it is now, once something has been perceived."""
+        if self._sight is None:
+            return
         robot = self.robot
         self._shots.append(
             _Shot(
@@ -129,7 +131,7 @@ class Film:
         return pictures
 
 
-def write_gif(path: Path, pictures: list[np.ndarray], rate: float = 10.0, colours: int = 128) -> Path:
+def write_gif(path: Path, pictures: list[np.ndarray], rate: float = 10.0, colours: int = 192) -> Path:
     """An animated GIF that repeats; all pictures share one palette, so that what stands still does not flicker.
 
     Args:
@@ -140,7 +142,7 @@ def write_gif(path: Path, pictures: list[np.ndarray], rate: float = 10.0, colour
         MissingExtra: no Pillow. OutputError: it cannot be written.
     """
     image = require("PIL.Image", "sim", "write an animation")
-    sample = np.concatenate(pictures[:: max(1, len(pictures) // 8)])
+    sample = _rare_colours_too(np.stack(pictures[:: max(1, len(pictures) // 8)]))
     palette = image.fromarray(sample).quantize(colours, method=image.Quantize.MEDIANCUT)
     frames = [image.fromarray(p).quantize(palette=palette, dither=image.Dither.NONE) for p in pictures]
     durations = [round(1000 / rate)] * (len(frames) - 1) + [1500]
@@ -149,6 +151,17 @@ def write_gif(path: Path, pictures: list[np.ndarray], rate: float = 10.0, colour
             file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
         )
     return path
+
+
+def _rare_colours_too(pictures: np.ndarray) -> np.ndarray:
+    """(1, n, 3) uint8 colours of the pictures, each by the square root of how often it occurs.
+
+    Else a large plain table takes the whole palette, and small coloured things turn grey.
+    """
+    step = 8
+    distinct, counts = np.unique(pictures.reshape(-1, 3) // step, axis=0, return_counts=True)
+    weights = np.maximum(np.sqrt(counts / 50), 1).astype(int)
+    return np.repeat(distinct * step + step // 2, weights, axis=0).astype(np.uint8)[None]
 
 
 def _draw_shapes(result: Result, base_from_camera: np.ndarray) -> np.ndarray:
@@ -225,9 +238,8 @@ def _compose(rendered: np.ndarray, shot: _Shot) -> np.ndarray:
 
     picture = np.full((HEIGHT, WIDTH, 3), _GROUND, np.uint8)
     picture[: _SCENE[1], : _SCENE[0]] = cv2.resize(rendered, _SCENE, interpolation=cv2.INTER_AREA)
-    if shot.sight is not None:
-        _inset(picture, shot.sight.overlay, 0, "camera: masks, best grasp of each")
-        _inset(picture, shot.sight.shape, 1, "reconstruction, seen from here")
+    _inset(picture, shot.sight.overlay, 0, "camera: masks, best grasp of each")
+    _inset(picture, shot.sight.shape, 1, "reconstruction, seen from here")
     _write(picture, shot.caption, (10, HEIGHT - 10), 0.5)
     clock = f"{shot.time:.1f} s"
     (width, _), _ = cv2.getTextSize(clock, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
