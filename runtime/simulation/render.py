@@ -9,7 +9,7 @@ import importlib
 import os
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from zerograsp_edge.runtime.simulation.world import World
 if TYPE_CHECKING:
     import mujoco
 
+Renderer = TypeVar("Renderer", bound="ModelRenderer")
 NEAR_M, FAR_M = 0.05, 12.0
 _SHOWN, _HIDDEN = 0, 5  # geom groups
 _WHITE = [1.0, 1.0, 1.0, 1.0]
@@ -49,24 +50,24 @@ class Picture:
     visible_fraction: np.ndarray
 
 
-class WorldRenderer:
-    """Renders one world; the model, its meshes and textures are uploaded once.
+class ModelRenderer:
+    """Pictures of a compiled MuJoCo model, at whatever state its data are in; meshes and textures are uploaded once.
 
     Args:
-        world: objects are drawn as their meshes, not as their convex parts.
-        rng: draws textures of supports and surroundings; `render` draws the lights of each view.
+        model, data: `data` must be forward-computed before a picture is taken.
+        ids: (ngeom,) uint8, what each geom is in masks; 0 is nothing.
         width, height: picture size, pixels.
 
     Raises:
-        MissingExtra: no MuJoCo. RenderError: no offscreen OpenGL.
+        RenderError: no offscreen OpenGL.
     """
 
-    def __init__(self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, data: mujoco.MjData, ids: np.ndarray, width: int = 640, height: int = 480
+    ) -> None:
         mujoco = load_mujoco()
-        self.world, self.width, self.height = world, width, height
-        self._model = _model(world, rng, width, height)
-        self._data = mujoco.MjData(self._model)
-        mujoco.mj_forward(self._model, self._data)
+        self.width, self.height = width, height
+        self._model, self._data, self._ids = model, data, ids
         _gl_context(width, height).make_current()
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
         # Reversed z keeps float32's precision at a distance.
@@ -74,36 +75,11 @@ class WorldRenderer:
         self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + 16)
         self._options = mujoco.MjvOption()
         self._rect = mujoco.MjrRect(0, 0, width, height)
-        self._all_groups = self._model.geom_group.copy()
-        self._object_geoms = [self._model.geom(f"object_{item.object_id}").id for item in world.objects]
-        self._ids = np.zeros(self._model.ngeom, np.uint8)
-        self._ids[self._object_geoms] = [item.object_id for item in world.objects]
 
-    def render(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> Picture:
-        """The world from one camera, with lights drawn from rng.
-
-        Args:
-            camera_pose: (4, 4) world <- camera (x right, y down, z forward), mm.
-            intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
-        """
-        mujoco = load_mujoco()
-        depth, mask = self.geometry(camera_pose, intrinsics)
-        fraction = np.zeros(len(self.world.objects), np.float32)
-        visible = np.bincount(mask.ravel(), minlength=256)
-        for i, (item, geom) in enumerate(zip(self.world.objects, self._object_geoms, strict=True)):
-            if not visible[item.object_id]:
-                continue
-            self._model.geom_group[:] = _HIDDEN
-            self._model.geom_group[geom] = _SHOWN
-            self._update(camera_pose, intrinsics)
-            ids, _ = self._read(True)
-            fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
-        self._model.geom_group[:] = self._all_groups
-        _draw_lights(self._model, rng, self.world.support_kind)
-        mujoco.mj_forward(self._model, self._data)
+    def colour(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, from a camera as in `WorldRenderer.render`."""
         self._update(camera_pose, intrinsics)
-        rgb, _ = self._read(False)
-        return Picture(rgb, depth, mask, fraction)
+        return self._read(False)[0]
 
     def geometry(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth and mask only, as in Picture."""
@@ -124,7 +100,7 @@ class WorldRenderer:
         """Frees the uploaded model. Calling it twice is allowed."""
         self._context.free()
 
-    def __enter__(self) -> WorldRenderer:
+    def __enter__(self: Renderer) -> Renderer:
         return self
 
     def __exit__(
@@ -169,6 +145,55 @@ class WorldRenderer:
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(colour, window, self._rect, self._context)
         return np.ascontiguousarray(colour[::-1]), window[::-1]
+
+
+class WorldRenderer(ModelRenderer):
+    """Renders one world; the model, its meshes and textures are uploaded once.
+
+    Args:
+        world: objects are drawn as their meshes, not as their convex parts.
+        rng: draws textures of supports and surroundings; `render` draws the lights of each view.
+        width, height: picture size, pixels.
+
+    Raises:
+        MissingExtra: no MuJoCo. RenderError: no offscreen OpenGL.
+    """
+
+    def __init__(self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480) -> None:
+        mujoco = load_mujoco()
+        self.world = world
+        model = _model(world, rng, width, height)
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        self._object_geoms = [model.geom(f"object_{item.object_id}").id for item in world.objects]
+        ids = np.zeros(model.ngeom, np.uint8)
+        ids[self._object_geoms] = [item.object_id for item in world.objects]
+        super().__init__(model, data, ids, width, height)
+        self._all_groups = model.geom_group.copy()
+
+    def render(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> Picture:
+        """The world from one camera, with lights drawn from rng.
+
+        Args:
+            camera_pose: (4, 4) world <- camera (x right, y down, z forward), mm.
+            intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
+        """
+        mujoco = load_mujoco()
+        depth, mask = self.geometry(camera_pose, intrinsics)
+        fraction = np.zeros(len(self.world.objects), np.float32)
+        visible = np.bincount(mask.ravel(), minlength=256)
+        for i, (item, geom) in enumerate(zip(self.world.objects, self._object_geoms, strict=True)):
+            if not visible[item.object_id]:
+                continue
+            self._model.geom_group[:] = _HIDDEN
+            self._model.geom_group[geom] = _SHOWN
+            self._update(camera_pose, intrinsics)
+            ids, _ = self._read(True)
+            fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
+        self._model.geom_group[:] = self._all_groups
+        _draw_lights(self._model, rng, self.world.support_kind)
+        mujoco.mj_forward(self._model, self._data)
+        return Picture(self.colour(camera_pose, intrinsics), depth, mask, fraction)
 
 
 _CONTEXTS: dict[tuple[int, int], mujoco.GLContext] = {}
