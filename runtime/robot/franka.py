@@ -27,7 +27,15 @@ from zerograsp_edge.runtime.grasp.gripper import FRANKA, Gripper
 from zerograsp_edge.runtime.hand_eye import HandEye, HandEyeError, checked_pose
 from zerograsp_edge.runtime.robot.base import MotionRefused, RobotError, RobotState
 from zerograsp_edge.runtime.robot.franka_config import FrankaConfig
-from zerograsp_edge.runtime.robot.franka_link import ArmSample, HandSample, Watch, explain, read_arm, read_hand, within
+from zerograsp_edge.runtime.robot.franka_link import (
+    ArmSample,
+    HandSample,
+    Watch,
+    explain,
+    read_arm,
+    read_hand,
+    within,
+)
 from zerograsp_edge.runtime.robot.kinematics import ARMS, Inverse, forward, link_frames
 
 _HALF = np.sqrt(0.5)
@@ -75,12 +83,15 @@ class Franka:
         self._franky = franky = require("franky", "franka", "drive a Franka")
         self._hand_eye = hand_eye
         self._inverse = Inverse(ARMS[config.arm], margin=config.limit_margin)
+        # A straight line may use the margin: who has come into it must be able to leave.
+        self._whole_range = Inverse(ARMS[config.arm], margin=0.0)
         self._closed = False
         self._stopped = False  # by stop(), until recover()
         self._fault = ""  # of a motion, until recover()
         self._settling = False  # a motion was begun, and the arm has not been seen at rest since
         self._ended: float | None = None  # when the motion's control was first seen to have ended
         self._command: threading.Thread | None = None  # of the fingers
+        self._command_ended = -np.inf  # when the last one had its answer
         self._closed_to: float | None = None  # opening that the last grasp asked for
         try:
             self._arm, self._hand = within(config.connect_timeout, self._connect, f"the Franka at {config.host}")
@@ -103,8 +114,8 @@ class Franka:
         hand = franky.Gripper(config.host)
         if hand.max_width < 0.01:
             raise RobotError(
-                f"the hand does not know its opening (it says {hand.max_width * 1000:.0f} mm): home it, in Desk or with "
-                "franky.Gripper(host).homing()"
+                f"the hand does not know its opening (it says {hand.max_width * 1000:.0f} mm): home it, in Desk or "
+                "with franky.Gripper(host).homing()"
             )
         return arm, hand
 
@@ -113,8 +124,8 @@ class Franka:
         if error > 2e-3:
             self.close()
             raise RobotError(
-                f"the robot at {self.config.host} says that its flange is {error * 1000:.1f} mm from where the kinematics "
-                "of a Panda or Research 3 put it; expected one of these arms"
+                f"the robot at {self.config.host} says that its flange is {error * 1000:.1f} mm from where the "
+                "kinematics of a Panda or Research 3 put it; expected one of these arms"
             )
 
     # -- What it is ----------------------------------------------------------------------------------------------
@@ -214,7 +225,13 @@ class Franka:
         return self._settling
 
     def _fingers_move(self) -> bool:
-        return self._command is not None and self._command.is_alive()
+        """Whether a command is under way, or no state of the hand has come since it ended."""
+        if self._command is None:
+            return False
+        if self._command.is_alive():
+            return True
+        newest: HandSample = self._hand_watch.history()[-1]
+        return newest.time <= self._command_ended
 
     def _fault_of(self, arm: ArmSample) -> str:
         """Why nothing moves until `recover`; empty if something may."""
@@ -414,16 +431,19 @@ class Franka:
         joints, here = arm.joints, self._tips(arm)
         for number, goal in enumerate(poses):
             for pose in _between(here, goal):
-                found = self._inverse.solutions(pose @ np.linalg.inv(FLANGE_TO_TIPS), float(joints[6]))
+                found = self._whole_range.solutions(pose @ np.linalg.inv(FLANGE_TO_TIPS), float(joints[6]))
                 if len(found) == 0:
                     raise MotionRefused(
-                        f"the straight line to pose {number} leaves the arm's reach at {_place(pose)}; nothing has moved"
+                        f"the straight line to pose {number} leaves the arm's reach at {_place(pose)}; "
+                        "nothing has moved"
                     )
                 jumps = np.abs(found - joints).max(axis=1)
                 if jumps.min() > _MOST_JUMP:
+                    turns = _numbers(found[np.argmin(jumps)] - joints)
                     raise MotionRefused(
-                        f"the straight line to pose {number} cannot be followed without folding the arm over, at "
-                        f"{_place(pose)}; reach() its end instead; nothing has moved"
+                        f"the straight line to pose {number} cannot be followed without folding the arm over: at "
+                        f"{_place(pose)} the joints, now {_numbers(joints)} rad, would have to turn by {turns} rad; "
+                        "reach() its end instead; nothing has moved"
                     )
                 joints = found[np.argmin(jumps)]
             here = goal
@@ -448,6 +468,7 @@ class Franka:
             except Exception as error:
                 if not self._stopped:
                     self._fault = f"the hand failed: {explain(self._franky, error)}"
+            self._command_ended = time.monotonic()
 
         # A thread of ours, and a daemon: franky's own futures are waited for at exit, even of a hand that is gone.
         self._command = threading.Thread(target=work, name="franka-fingers", daemon=True)

@@ -43,7 +43,7 @@ class ArmSample:
 
 @dataclass(frozen=True)
 class HandSample:
-    """The hand at one moment: opening, m; whether it says that it has grasped something."""
+    """The hand at one moment, or a little later: opening, m; whether it says that it has grasped something."""
 
     time: float
     opening: float
@@ -115,8 +115,9 @@ def read_arm(arm: Any) -> ArmSample:
 
 def read_hand(hand: Any) -> HandSample:
     """One sample of a `franky.Gripper`."""
+    asked = time.monotonic()
     state = hand.state
-    return HandSample(time.monotonic(), float(state.width), bool(state.is_grasped))
+    return HandSample(asked, float(state.width), bool(state.is_grasped))
 
 
 def within(seconds: float, call: Callable[[], T], what: str) -> T:

@@ -209,14 +209,15 @@ class Inverse:
     def nearest(self, flange: np.ndarray, joints: np.ndarray) -> np.ndarray | None:
         """(7,) joint position for one pose (4, 4), the nearest to `joints` (7,); None if it is out of reach.
 
-        Nearness is the sum of squared differences, and a little more for each joint that comes close to a limit.
+        Nearness is the sum of squared differences, and more for each joint that comes within 0.4 rad of a limit, where
+        a straight line that follows may end.
         """
         found = self.solutions(flange, float(joints[6]))
         if len(found) == 0:
             return None
         room = np.minimum(found - self.low, self.high - found)
-        crowded = np.sum(np.maximum(0, 0.3 - room) ** 2, axis=1)
-        return found[np.argmin(np.sum((found - joints) ** 2, axis=1) + 5 * crowded)]
+        crowded = np.sum(np.maximum(0, 0.4 - room) ** 2, axis=1)
+        return found[np.argmin(np.sum((found - joints) ** 2, axis=1) + 40 * crowded)]
 
     def _angles(self, extra: float | None = None) -> np.ndarray:
         low, high = float(self.low[6]), float(self.high[6])

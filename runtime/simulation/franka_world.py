@@ -40,7 +40,8 @@ class FrankaWorld:
     """Starts the simulated robot; `close` ends it.
 
     Args:
-        objects: on the table; poses in mm, in a frame in the middle of the table's top with the axes of the robot's base.
+        objects: on the table; poses in mm, in a frame in the middle of the table's top with the axes of the robot's
+            base.
         table: (3,) middle of the table's top in the base frame, m.
         joints: (7,) where the arm begins, rad.
 
@@ -77,7 +78,7 @@ class FrankaWorld:
         self._data = mujoco.MjData(self.model)
 
     def state(self) -> tuple[float, Any]:
-        """The time, s of `time.monotonic`, and the world's `MjData` as it was then, forward-computed; a copy of ours."""
+        """The time, s of `time.monotonic`, and the world's `MjData` as it was then, forward-computed; a copy."""
         answer = self._request({"ask": "state"}, _ANSWER_S)
         self._data.qpos[:] = answer["qpos"]
         load_mujoco().mj_forward(self.model, self._data)
