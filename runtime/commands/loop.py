@@ -125,6 +125,7 @@ def run_in_cell(
     from zerograsp_edge.runtime.bundle import load_bundle
     from zerograsp_edge.runtime.commands.report import print_event
     from zerograsp_edge.runtime.loop import GraspLoop, State
+    from zerograsp_edge.runtime.loop.machine import Perceive
     from zerograsp_edge.runtime.pipeline import Pipeline
     from zerograsp_edge.runtime.robot.cell import CellConfig, make_cell
     from zerograsp_edge.runtime.simulation.film import Film, write_gif
@@ -136,7 +137,7 @@ def run_in_cell(
     refine = deployment.refinement(robot.gripper)
     pipeline = Pipeline(load_bundle(deployment.bundle), threads=deployment.threads, refine=refine)
     shown: Film | None = None
-    perceive = pipeline.__call__
+    perceive: Perceive = pipeline
     if film is not None:
         # The way to the drop zone leads out of the picture and is the longest.
         slow = (State.PLACE, State.RELEASE, State.RETREAT, State.OBSERVE)
