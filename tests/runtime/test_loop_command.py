@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def from_above(frame: Frame, base_from_camera: np.ndarray) -> Result:
         empty = np.zeros((0, 3), np.float32)
         objects.append(
             ObjectReconstruction(
-                number, index, points, np.zeros_like(points), empty[:, 0], empty.astype(np.int32), empty[:1], 5.0, grasps
+                number, index, points, np.zeros_like(points), empty[:, 0], empty.astype(np.int32), empty[:1], 5.0,
+                grasps,
             )
         )  # fmt: skip
     return Result(objects=tuple(objects), name=frame.name, timestamp=frame.timestamp)
@@ -92,7 +94,7 @@ def test_a_film_shows_the_pick(cell: Cell, tmp_path: Path) -> None:
     pictures = film.render()
     assert len(pictures) == len(film) >= 3
     assert {p.shape for p in pictures} == {(HEIGHT, WIDTH, 3)}
-    changed = [np.abs(a.astype(int) - b).max(axis=2) > 40 for a, b in zip(pictures, pictures[1:], strict=False)]
+    changed = [np.abs(a.astype(int) - b).max(axis=2) > 40 for a, b in pairwise(pictures)]
     assert all(c[:400, :500].sum() > 50 for c in changed), "something moves from picture to picture"
     path = write_gif(tmp_path / "pick.gif", pictures)
     with image.open(path) as gif:
