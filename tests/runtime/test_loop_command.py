@@ -139,3 +139,17 @@ def test_mistakes_are_one_line(
     (tmp_path / "empty.yaml").write_text("")
     named = [str(tmp_path / "empty.yaml") if a == "{}" else a for a in arguments]
     assert message in failing_command(["loop", *named])
+
+
+@pytest.mark.skipif(not EDGE_MODEL.is_dir(), reason="the edge model is not there")
+def test_the_demo_does_without_the_pick_where_there_is_no_opengl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: object) -> Cell:
+        raise RenderError("no offscreen OpenGL (egl: none); install libegl1")
+
+    monkeypatch.setattr("zerograsp_edge.runtime.robot.cell.make_cell", fail)
+    assert main(["demo", "--out", str(tmp_path), "--frames", "1", "--threads", "1"]) == 0
+    assert "no pick: no offscreen OpenGL (egl: none); install libegl1" in capsys.readouterr().out
+    assert (tmp_path / "overlay.png").is_file()
+    assert not (tmp_path / "pick.gif").exists()
