@@ -86,7 +86,7 @@ $(VENV)/.torch: $(VENV)/.base
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base $(BUILD)
-	$(PIP) install --quiet --no-build-isolation --editable '.[mesh]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[mesh,sim]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed $(VENV)/.torch

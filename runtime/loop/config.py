@@ -41,6 +41,14 @@ class TipsPose:
                 f"expected an approach and a closing direction across it, got {self.approach} and {self.closing}"
             )
 
+    @classmethod
+    def of(cls, pose: np.ndarray) -> TipsPose:
+        """From (4, 4), base <- tips, m."""
+        position, approach, closing = (
+            (float(v[0]), float(v[1]), float(v[2])) for v in (pose[:3, 3], pose[:3, 0], pose[:3, 1])
+        )
+        return cls(position, approach, closing)
+
     def matrix(self) -> np.ndarray:
         """(4, 4) float64, base <- tips, m."""
         approach = np.asarray(self.approach, np.float64)
@@ -68,6 +76,7 @@ class Timeouts:
     fault, and what comes after all is thrown away.
     """
 
+    start: float = 3.0
     observe: float = 15.0
     capture: float = 2.0
     perceive: float = 15.0
@@ -98,6 +107,8 @@ class Limits:
         no_grasp_views: views with objects and without a grasp that may be executed, since the last attempt, after
             which the run ends.
         failed_attempts: attempts in a row that failed, after which the run ends.
+        robot_faults: faults of the robot during approach, closing and lifting (a collision reflex, say) that are
+            cleared and count as a failed attempt; one more, or one elsewhere, ends the run.
         candidates: grasps of one view that are tried when the robot refuses the motion to one.
         frame_age: oldest frame that is accepted, s.
         plan_age: from the frame to the start of the motion that was planned with it, s at most.
@@ -109,6 +120,7 @@ class Limits:
     empty_views: int = 3
     no_grasp_views: int = 5
     failed_attempts: int = 8
+    robot_faults: int = 0
     candidates: int = 5
     frame_age: float = 0.5
     plan_age: float = 30.0
@@ -117,6 +129,7 @@ class Limits:
     def __post_init__(self) -> None:
         counts = ("perception_faults", "empty_views", "no_grasp_views", "failed_attempts", "candidates")
         _check_range(self, 1, 10_000, *counts, *(("picks",) if self.picks is not None else ()))
+        _check_range(self, 0, 10_000, "robot_faults")
         _check_range(self, 1e-3, 3600, "frame_age", "plan_age")
         _check_range(self, 0, 3600, "pause")
 
@@ -141,7 +154,7 @@ class MotionConfig:
     lift_height: float = 0.12
     speed: float = 1.0
     approach_speed: float = 0.4
-    carry_speed: float = 0.6
+    carry_speed: float = 0.4
     grip_force: float | None = None
     min_held_opening: float = 0.002
     position_tolerance: float = 0.01
@@ -171,8 +184,8 @@ class VerifyConfig:
     """
 
     camera: bool = True
-    depth_tolerance: float = 0.012
-    min_gone: float = 0.6
+    depth_tolerance: float = 0.008
+    min_gone: float = 0.5
     min_seen: float = 0.25
 
     def __post_init__(self) -> None:

@@ -57,22 +57,25 @@ class FrameGate:
             time: of the frame, from `time_of`.
             not_before: the moment from which on a frame shows what the loop wants to see.
         """
-        repeated = self._last_timestamp is not None and frame.timestamp <= self._last_timestamp
         last = self._last_timestamp
-        if repeated:
-            return f"frozen: timestamp {frame.timestamp:.4f} s, not after that of the frame before, {last:.4f} s"
+        if frame.timestamp == last:
+            return f"frozen: the same timestamp as the frame before, {last:.4f} s"
         content = _fingerprint(frame) if self._refuse_identical else None
         identical = content is not None and content == self._last_content
-        self._last_timestamp, self._last_content = frame.timestamp, content
-        if identical:
-            return "frozen: every pixel equals the frame before, under a new timestamp"
-        if now - time > self._max_age:
-            return f"stale: {now - time:.3f} s old, at most {self._max_age:g} s are allowed"
+        self._last_content = content
         if time - now > self._max_age:
             return (
                 f"from the future: {time - now:.3f} s ahead of the robot's clock; "
                 "is the camera's clock another one (camera_clock: own)?"
             )
+        if last is None or frame.timestamp > last:
+            self._last_timestamp = frame.timestamp
+        if identical:
+            return "frozen: every pixel equals the frame before, under a new timestamp"
+        if now - time > self._max_age:
+            return f"stale: {now - time:.3f} s old, at most {self._max_age:g} s are allowed"
+        if last is not None and frame.timestamp < last:
+            return f"late: taken {last - frame.timestamp:.4f} s before the frame before"
         if time < not_before:
             return f"taken {not_before - time:.3f} s before the robot came to rest"
         return ""

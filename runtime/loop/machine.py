@@ -30,6 +30,8 @@ from zerograsp_edge.runtime.loop.verify import Absence, absence, visible_surface
 from zerograsp_edge.runtime.result import Result
 from zerograsp_edge.runtime.robot.base import MotionRefused, Robot, RobotError, RobotState, withdrawn
 
+_PUT_BACK_M = 0.01
+
 T = TypeVar("T")
 Perceive = Callable[[Frame, np.ndarray], Result]
 
@@ -64,6 +66,10 @@ class _AttemptFailed(Exception):
     def __init__(self, kind: str, reason: str, *, put_back: bool = False) -> None:
         super().__init__(reason)
         self.kind, self.put_back = kind, put_back
+
+
+class _RobotFault(RobotError):
+    """The robot says that it is in a fault."""
 
 
 class _Blocked(Exception):
@@ -214,9 +220,10 @@ class GraspLoop:
             except _PerceptionFault as fault:
                 self._count_fault(str(fault))
             except _Nothing as nothing:
+                self._faults = 0
                 self._count_nothing(nothing)
             else:
-                self._empty = self._no_grasp = 0
+                self._faults = self._empty = self._no_grasp = 0
                 self._attempt(view, result, choice)
                 self._observe()
                 continue
@@ -233,6 +240,11 @@ class GraspLoop:
             if state.fault:
                 raise _End(Ending.ROBOT, f"{self.robot.name} is in a fault that does not clear: {state.fault}")
             self._event("recovered")
+        while state.moving:
+            if self.robot.now() > self._deadline:
+                raise _End(Ending.ROBOT, "the robot moves although no motion was asked for")
+            self._tick()
+            state = self._robot_state()
         if state.holding:
             self.report.holding = True
             raise _End(Ending.ROBOT, "the gripper already holds something: take it out first")
@@ -270,7 +282,6 @@ class GraspLoop:
         try:
             result = self._await(lambda: self.perceive(view.frame, view.base_from_camera), "perception")
         except NoObjectError as error:
-            self._faults = 0
             raise _Nothing("no_object", str(error)) from error
         if not isinstance(result, Result):
             raise _PerceptionFault(f"perception returned {type(result).__name__}, expected Result")
@@ -280,7 +291,6 @@ class GraspLoop:
             timings_ms=result.timings, frame=view.frame.name,
             removed={} if result.refinement is None else {k: v for k, v in result.refinement.removed.items() if v},
         )  # fmt: skip
-        self._faults = 0
         if not result.objects and not result.skipped:
             raise _Nothing("no_object", "no object is in sight")
         if len(result.grasps) == 0:
@@ -377,7 +387,7 @@ class GraspLoop:
                 self._let_go(plan, failure)
                 return
             try:
-                self._lift(plan)
+                self._close_and_lift(plan)
                 self._verify(plan, surface)
                 self._place(plan)
             except _AttemptFailed as failure:
@@ -388,29 +398,41 @@ class GraspLoop:
 
     def _go_in(self, plan: Plan) -> None:
         """Open, to the pre-grasp, straight in. Raises MotionRefused while nothing has been touched."""
-        motion = self.config.motion
+        motion, robot = self.config.motion, self.robot
         self.report.attempts += 1
-        self._move(State.OPEN, lambda: self.robot.grip(plan.opening))
-        self._move(State.PREGRASP, lambda: self.robot.reach(plan.pregrasp, motion.speed), plan.pregrasp)
+        self._move(State.OPEN, lambda: robot.grip(plan.opening))
+        self._move(State.PREGRASP, lambda: robot.reach(plan.pregrasp, motion.speed), plan.pregrasp)
         try:
-            self._move(
-                State.APPROACH, lambda: self.robot.follow(plan.tips[None], motion.approach_speed), plan.tips
-            )
+            self._move(State.APPROACH, lambda: robot.follow(plan.tips[None], motion.approach_speed), plan.tips)
         except _Blocked as error:
             raise _AttemptFailed("blocked", f"on the way in: {error}") from error
+        except _RobotFault as fault:
+            raise self._pardoned(fault) from fault
 
-    def _lift(self, plan: Plan) -> None:
-        motion = self.config.motion
+    def _close_and_lift(self, plan: Plan) -> None:
+        motion, robot = self.config.motion, self.robot
         try:
-            closed = self._move(State.CLOSE, lambda: self.robot.grip(0.0, motion.grip_force))
+            closed = self._move(State.CLOSE, lambda: robot.grip(0.0, motion.grip_force))
             if not self._holds(closed):
                 raise _AttemptFailed("nothing held", f"after closing ({closed.opening * 1000:.1f} mm open)")
             self.report.holding = True
-            self._move(State.LIFT, lambda: self.robot.follow(plan.lifted[None], motion.carry_speed), plan.lifted)
+            self._move(State.LIFT, lambda: robot.follow(plan.lifted[None], motion.carry_speed), plan.lifted)
         except _Blocked as error:
             raise _AttemptFailed("blocked", f"on the way up: {error}") from error
         except MotionRefused as error:
+            self._check_refusal(error)
             raise _AttemptFailed("refused", f"{self._state.value}: {error}") from error
+        except _RobotFault as fault:
+            raise self._pardoned(fault) from fault
+
+    def _pardoned(self, fault: _RobotFault) -> _AttemptFailed:
+        """A fault at the object as a failed attempt, if it clears and the limit allows; else raises it again."""
+        if self.report.robot_faults >= self.config.limits.robot_faults:
+            raise fault
+        self.report.robot_faults += 1
+        self._clear(fault)
+        self._check_stop()
+        return _AttemptFailed("fault", str(fault))
 
     def _verify(self, plan: Plan, surface: np.ndarray) -> None:
         while True:
@@ -499,11 +521,11 @@ class GraspLoop:
         self.blacklist.add(plan.tips, self.robot.now())
         self._event("attempt_failed", f"{failure.kind}: {failure}", kind=failure.kind, **plan.describe())
         if failure.put_back:
-            self._move_or_end(
-                State.RETREAT,
-                lambda: self.robot.follow(plan.tips[None], self.config.motion.carry_speed),
-                plan.tips,
-            )
+            # A little higher than it was taken: it may hang lower in the hand now.
+            down = plan.tips.copy()
+            down[2, 3] += _PUT_BACK_M
+            speed = self.config.motion.carry_speed
+            self._move_or_end(State.RETREAT, lambda: self.robot.follow(down[None], speed), down)
         self._release(plan.opening)
         self._retreat(self.robot.state().tips)
         self._count_failure(failure.kind, str(failure))
@@ -554,6 +576,11 @@ class GraspLoop:
 
     def _recover(self, error: RobotError) -> None:
         """After a fault: stop, try to clear it without moving, and end."""
+        self._clear(error)
+        held = "; the gripper may still hold an object" if self.report.holding else ""
+        raise _End(Ending.ROBOT, f"{error}{held}")
+
+    def _clear(self, error: RobotError) -> None:
         self.robot.stop()
         self._enter(State.RECOVER)
         self._event("fault", str(error))
@@ -561,9 +588,7 @@ class GraspLoop:
             self.robot.recover()
         except RobotError as failure:
             raise _End(Ending.ROBOT, f"{error}; it does not clear: {failure}") from error
-        self._event("recovered", "the robot may move again; the run ends all the same")
-        held = "; the gripper may still hold an object" if self.report.holding else ""
-        raise _End(Ending.ROBOT, f"{error}{held}")
+        self._event("recovered")
 
     # -- Motion, waiting, telling --------------------------------------------------------------------------------
 
@@ -605,7 +630,7 @@ class GraspLoop:
     def _robot_state(self) -> RobotState:
         state = self.robot.state()
         if state.fault:
-            raise RobotError(state.fault)
+            raise _RobotFault(state.fault)
         return state
 
     def _holds(self, state: RobotState) -> bool:
@@ -620,6 +645,7 @@ class GraspLoop:
             _PerceptionFault: it took too long, an earlier one still has not returned, or it raised.
             NoObjectError: it says that there is no object.
         """
+        self._check_stop()
         if self._unfinished is not None:
             self._finish_late(self._unfinished, what)
         job = Job(call, threaded=self._threaded)

@@ -36,6 +36,7 @@ class LoopReport:
         attempts: approaches begun.
         failures: failed attempts by reason.
         refused: motions that the robot refused.
+        robot_faults: faults that were cleared.
         perception_faults: captures and perceptions that failed.
         frames_refused: frames that were too old, frozen or taken too early; repetitions count once.
         holding: whether the gripper still holds something, as far as is known.
@@ -49,6 +50,7 @@ class LoopReport:
     attempts: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     refused: int = 0
+    robot_faults: int = 0
     perception_faults: int = 0
     frames_refused: int = 0
     holding: bool = False
@@ -68,6 +70,7 @@ class LoopReport:
             "attempts": self.attempts,
             "failures": dict(self.failures),
             "refused": self.refused,
+            "robot_faults": self.robot_faults,
             "perception_faults": self.perception_faults,
             "frames_refused": self.frames_refused,
             "holding": self.holding,

@@ -223,7 +223,7 @@ class FrankaCamera:
         depth, mask = self._renderer.geometry(pose, self.intrinsics)
         self._count += 1
         return Frame(
-            rgb=self._renderer.colour(pose, self.intrinsics),
+            rgb=self._renderer.rgb(pose, self.intrinsics),
             depth=depth,
             intrinsics=self.intrinsics,
             mask=mask,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,7 @@ def test_reach_and_follow_arrive(robot: Franka) -> None:
     off = []
     while robot.state().moving:
         here = position(robot)
-        off.append(min(distance_to_line(here, a, b) for a, b in zip([start, path[0, :3, 3]], path[:, :3, 3], strict=True)))
+        off.append(min(distance_to_line(here, a, b) for a, b in pairwise([start, *path[:, :3, 3]])))
         robot.sleep(robot.control_period)
     assert np.allclose(robot.state().tips, path[-1], atol=2e-3)
     assert len(off) > 5
@@ -281,7 +282,7 @@ def test_bad_poses_are_refused_and_nothing_moves(robot: Franka, name: str) -> No
     ],
 )
 def test_bad_commands_are_refused(robot: Franka, command: Callable[[Any], None]) -> None:
-    with pytest.raises(MotionRefused, match="expected|must be"):
+    with pytest.raises(MotionRefused, match=r"expected|must be"):
         command(robot)
     assert not robot.state().moving
 
