@@ -56,7 +56,7 @@ _STEP_M, _STEP_RAD, _STEP_JOINT = 0.01, 0.05, 0.05
 _MOST_JUMP = 0.5
 _ARM_PERIOD, _HAND_PERIOD = 0.01, 0.03
 # At rest is what turns by less than this for so long, rad/s and s. Of positions: measured speeds are noisy.
-_REST_SPEED, _REST_S = 0.02, 0.04
+_REST_SPEED, _REST_S = 0.01, 0.05
 
 
 class Franka:
@@ -440,8 +440,8 @@ class Franka:
                 if len(found) == 0 or jumps.min() > _MOST_JUMP:
                     raise MotionRefused(
                         f"the straight line to pose {number} leaves the arm's reach, or cannot be followed without "
-                        f"folding the arm over, at {_place(pose)} with the joints at {_numbers(joints)} rad; reach() its "
-                        "end instead; nothing has moved"
+                        f"folding the arm over, at {_place(pose)} with the joints at {_numbers(joints)} rad; "
+                        "reach() its end instead; nothing has moved"
                     )
                 joints = found[np.argmin(jumps)]
             here = goal

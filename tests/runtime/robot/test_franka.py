@@ -154,6 +154,7 @@ def test_it_is_a_robot(robot: Franka) -> None:
 
 
 def test_the_tips_are_where_the_world_has_the_ends_of_the_fingers(robot: Franka, world: FrankaWorld) -> None:
+    run_for(robot, world, 300)
     tips = robot.state().tips
     _, data = world.state()
     ends = []
@@ -170,6 +171,7 @@ def test_the_tips_are_where_the_world_has_the_ends_of_the_fingers(robot: Franka,
 
 
 def test_kinematics_agree_with_the_worlds(robot: Franka, world: FrankaWorld) -> None:
+    run_for(robot, world, 300)
     time, data = world.state()
     frames = link_frames(robot.joints())
     for number in range(1, 8):
@@ -178,12 +180,14 @@ def test_kinematics_agree_with_the_worlds(robot: Franka, world: FrankaWorld) -> 
     assert robot.now() >= time
 
 
-def test_camera_on_the_hand_follows_the_hand(robot: Franka, camera: FrankaCamera) -> None:
+def test_camera_on_the_hand_follows_the_hand(
+    robot: Franka, world: FrankaWorld, camera: FrankaCamera
+) -> None:
     in_hand = np.eye(4)
     in_hand[:3, 3] = 0.05, 0.0, -0.06
     robot._hand_eye = dataclasses.replace(camera.hand_eye, mode="eye-in-hand", transform=in_hand)
     try:
-        robot.sleep(0.1)
+        run_for(robot, world, 300)
         state = robot.state()
         # The simulated end effector is the TCP: 8.9 mm before the tips, axes x = -height, y = closing, z = approach.
         tips = state.tips
