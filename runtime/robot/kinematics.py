@@ -203,7 +203,14 @@ class Inverse:
         Args:
             last_joint: an angle of joint 7 to try besides the steps.
         """
-        found = candidates(np.asarray(flange)[None], self._angles(last_joint)).reshape(-1, 7)
+        return self._solve(flange, self._angles(last_joint))
+
+    def solutions_around(self, flange: np.ndarray, last_joint: float) -> np.ndarray:
+        """(k, 7) float64, rad: joint positions for one pose (4, 4) with joint 7 within 0.2 rad of an angle."""
+        return self._solve(flange, last_joint + np.linspace(-0.2, 0.2, 41))
+
+    def _solve(self, flange: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        found = candidates(np.asarray(flange)[None], angles).reshape(-1, 7)
         return found[self.within_limits(found)]
 
     def nearest(self, flange: np.ndarray, joints: np.ndarray) -> np.ndarray | None:

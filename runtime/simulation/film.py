@@ -123,10 +123,10 @@ class Film:
         intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
         pictures = []
         with WorldRenderer(self.robot.world, np.random.default_rng((self.seed, 0)), *size, boxes=_BOXES) as renderer:
-            renderer.light(np.random.default_rng((self.seed, 0)))
             for count, shot in enumerate(self._shots, 1):
                 renderer.move(shot.poses, shot.shown, shot.boxes)
-                pictures.append(_compose(renderer.colour(pose, intrinsics), shot))
+                light = np.random.default_rng((self.seed, 0))
+                pictures.append(_compose(renderer.colour(pose, intrinsics, light), shot))
                 progress(count)
         return pictures
 

@@ -223,7 +223,7 @@ class FrankaCamera:
         depth, mask = self._renderer.geometry(pose, self.intrinsics)
         self._count += 1
         return Frame(
-            rgb=self._renderer.colour(pose, self.intrinsics),
+            rgb=self._renderer.rgb(pose, self.intrinsics),
             depth=depth,
             intrinsics=self.intrinsics,
             mask=mask,
@@ -244,15 +244,3 @@ class FrankaCamera:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def looking_at(target: Sequence[float], eye: Sequence[float]) -> np.ndarray:
-    """(4, 4) float64, base <- camera optical frame, m: a camera at `eye` whose optical axis goes through `target`."""
-    forward = np.asarray(target, np.float64) - eye
-    forward /= np.linalg.norm(forward)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, np.cross(forward, right), forward, eye
-    return pose
-

@@ -81,8 +81,8 @@ class ModelRenderer:
         self._options = mujoco.MjvOption()
         self._rect = mujoco.MjrRect(0, 0, width, height)
 
-    def colour(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 sRGB, from a camera as in `WorldRenderer.render`."""
+    def rgb(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, from a camera as in `WorldRenderer.render`, in the light that is there."""
         self._update(camera_pose, intrinsics)
         return self._read(False)[0]
 
@@ -174,8 +174,8 @@ class WorldRenderer(ModelRenderer):
         model = _model(world, rng, width, height, boxes)
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
-        self._box_geoms = [model.geom(f"box_{i}").id for i in range(boxes)]
         self._object_geoms = [model.geom(f"object_{item.object_id}").id for item in world.objects]
+        self._box_geoms = [model.geom(f"box_{i}").id for i in range(boxes)]
         ids = np.zeros(model.ngeom, np.uint8)
         ids[self._object_geoms] = [item.object_id for item in world.objects]
         super().__init__(model, data, ids, width, height)
@@ -204,11 +204,6 @@ class WorldRenderer(ModelRenderer):
         model.geom_group[:] = self._shown_groups
         load_mujoco().mj_forward(model, self._data)
 
-    def light(self, rng: np.random.Generator) -> None:
-        """Lights for the pictures to come, drawn from rng."""
-        _draw_lights(self._model, rng, self.world.support_kind)
-        load_mujoco().mj_forward(self._model, self._data)
-
     def render(
         self,
         camera_pose: np.ndarray,
@@ -236,8 +231,13 @@ class WorldRenderer(ModelRenderer):
             ids, _ = self._read(True)
             fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
         self._model.geom_group[:] = self._shown_groups
-        self.light(rng)
-        return Picture(self.colour(camera_pose, intrinsics), depth, mask, fraction)
+        return Picture(self.colour(camera_pose, intrinsics, rng), depth, mask, fraction)
+
+    def colour(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, as in Picture; takes half the time."""
+        _draw_lights(self._model, rng, self.world.support_kind)
+        load_mujoco().mj_forward(self._model, self._data)
+        return self.rgb(camera_pose, intrinsics)
 
 
 _CONTEXTS: dict[tuple[int, int], mujoco.GLContext] = {}
