@@ -26,8 +26,7 @@ class Loop:
     """
 
     deployment: tyro.conf.Positional[Path | None] = None
-    """YAML file that says what the loop runs with: bundle, camera, hand-eye, refinement, limits, robot; needed for a
-    real robot."""
+    """YAML file that says what the loop runs with (README, "On a Franka"); needed for a real robot."""
     robot: Literal["sim", "franka"] = "sim"
     """A simulated gripper with a simulated camera, or a Franka arm."""
     picks: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
