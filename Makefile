@@ -50,6 +50,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/reconstruction.py --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
+	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/install_size.py
 
 benchmark-quick: $(VENV)/.installed-dev
@@ -58,6 +59,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/reconstruction.py --quick --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
+	$(VENV)/bin/python benchmarks/franka.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
@@ -86,7 +88,7 @@ $(VENV)/.torch: $(VENV)/.base
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base $(BUILD)
-	$(PIP) install --quiet --no-build-isolation --editable '.[mesh]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[mesh,sim]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed $(VENV)/.torch

@@ -94,7 +94,7 @@ def run(sample: SceneSample, split: str, grasps: Mapping[int, Grasps], asked: Se
 
 def world_of(sample: SceneSample, split: str) -> World:
     """The world a scene was made of, made again from its seed. Raises WorldMismatch."""
-    from zerograsp_edge.export.training.scenes import MOST_ATTEMPTS, attempt_world
+    from zerograsp_edge.runtime.simulation.scenes import MOST_ATTEMPTS, attempt_world
     from zerograsp_edge.runtime.simulation.settle import SettleError
 
     for attempt in range(MOST_ATTEMPTS):

@@ -14,11 +14,12 @@ pytest.importorskip("skimage", reason="meshes of compound shapes need the extra 
 pytest.importorskip("torch", reason="grasp labels need the extra `export`")
 
 from zerograsp_edge.export.training import generate as generating
-from zerograsp_edge.export.training import scenes
 from zerograsp_edge.export.training.contact_sheet import contact_sheet
 from zerograsp_edge.export.training.sample import SceneSample, View
-from zerograsp_edge.export.training.scenes import SCENE_KINDS, SPLITS, make_views, make_world
+from zerograsp_edge.export.training.scenes import make_views
+from zerograsp_edge.runtime.simulation import scenes
 from zerograsp_edge.runtime.simulation.render import RenderError
+from zerograsp_edge.runtime.simulation.scenes import SCENE_KINDS, SPLITS, make_world
 from zerograsp_edge.runtime.simulation.sensor import FEWEST_PIXELS
 from zerograsp_edge.runtime.simulation.settle import SettleError, penetration
 from zerograsp_edge.runtime.simulation.shapes.families import HELD_OUT, TRAINED
@@ -106,7 +107,7 @@ def test_same_seed_same_scene_other_seed_other_scene() -> None:
 def test_splits_are_disjoint() -> None:
     assert not set(TRAINED) & set(HELD_OUT)
     draws = {
-        (split, seed): scenes._generator(seed, split, 0, scenes._WORLD).random(4).tobytes()
+        (split, seed): scenes.generator(seed, split, 0, scenes.WORLD).random(4).tobytes()
         for split in SPLITS
         for seed in range(200)
     }
