@@ -72,9 +72,9 @@ class Demo:
         from zerograsp_edge.runtime.commands.report import print_loop_report
         from zerograsp_edge.runtime.deployment import Deployment
         from zerograsp_edge.runtime.errors import MissingExtra
-        from zerograsp_edge.runtime.extras import require
         from zerograsp_edge.runtime.loop import Limits, LoopConfig
         from zerograsp_edge.runtime.robot.cell import CellConfig
+        from zerograsp_edge.runtime.simulation.physics import RenderError, load_mujoco
 
         # Enough tries to come to an end within a minute, whatever the seed.
         limits = Limits(picks=self.picks, failed_attempts=4, robot_faults=4, no_grasp_views=2)
@@ -82,15 +82,10 @@ class Demo:
         log, film = self.out / "pick.jsonl", self.out / "pick.gif"
         console.print("\na simulated gripper picks objects:", highlight=False)
         try:
-            require("mujoco", "sim", "pick in a simulated world")
-            from zerograsp_edge.runtime.simulation.render import RenderError
-        except MissingExtra as error:
-            console.print(f"no pick: {error}", highlight=False, markup=False)
-            return
-        try:
+            load_mujoco()
             report = run_in_cell(deployment, CellConfig(seed=self.seed, objects=(5, 6)), console, log, film)
-        except RenderError as error:
-            console.print(f"no pick: its camera needs {error}", highlight=False, markup=False)
+        except (MissingExtra, RenderError) as error:
+            console.print(f"no pick: {error}", highlight=False, markup=False)
             return
         print_loop_report(console, report)
         console.print(f"wrote {film}, {log}, {write_report(self.out, report)}")

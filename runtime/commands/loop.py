@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from zerograsp_edge.runtime.deployment import Deployment
-    from zerograsp_edge.runtime.loop import LoopConfig, LoopReport
+    from zerograsp_edge.runtime.loop import GraspLoop, LoopConfig, LoopReport
+    from zerograsp_edge.runtime.loop.machine import Perceive
+    from zerograsp_edge.runtime.robot.cell import CellConfig
 
 
 @dataclass
@@ -110,12 +113,11 @@ class Loop:
 
 
 def run_in_cell(
-    deployment: Deployment, cell_config: object, console: Console, log: Path, film: Path | None
+    deployment: Deployment, cell_config: CellConfig, console: Console, log: Path, film: Path | None
 ) -> LoopReport:
     """The loop in a simulated work cell, with its events printed as they come.
 
     Args:
-        cell_config: a `CellConfig`.
         log: file of JSON lines.
         film: where an animation is written; None: nowhere.
 
@@ -126,17 +128,16 @@ def run_in_cell(
     from zerograsp_edge.runtime.commands.report import print_event
     from zerograsp_edge.runtime.loop import GraspLoop, State
     from zerograsp_edge.runtime.pipeline import Pipeline
-    from zerograsp_edge.runtime.robot.cell import CellConfig, make_cell
+    from zerograsp_edge.runtime.robot.cell import make_cell
     from zerograsp_edge.runtime.simulation.film import Film, write_gif
 
-    assert isinstance(cell_config, CellConfig)
     with console.status("letting objects come to rest"):
         cell = make_cell(cell_config)
     robot = cell.robot
     refine = deployment.refinement(robot.gripper)
     pipeline = Pipeline(load_bundle(deployment.bundle), threads=deployment.threads, refine=refine)
     shown: Film | None = None
-    perceive = pipeline.__call__
+    perceive: Perceive = pipeline
     if film is not None:
         # The way to the drop zone leads out of the picture and is the longest.
         slow = (State.PLACE, State.RELEASE, State.RETREAT, State.OBSERVE)
@@ -171,16 +172,14 @@ def write_report(folder: Path, report: LoopReport) -> Path:
     return path
 
 
-def _in_cell(config: LoopConfig, drop: object, home: object) -> LoopConfig:
+def _in_cell(config: LoopConfig, drop: np.ndarray, home: np.ndarray) -> LoopConfig:
     """With the cell's own drop pose, and out of the camera's view while it looks, where nothing else is configured."""
-    import numpy as np
-
     from zerograsp_edge.runtime.loop import TipsPose
 
     if not config.place:
-        config = replace(config, place=(TipsPose.of(np.asarray(drop)),))
+        config = replace(config, place=(TipsPose.of(drop),))
     if config.observe is None:
-        config = replace(config, observe=TipsPose.of(np.asarray(home)))
+        config = replace(config, observe=TipsPose.of(home))
     return config
 
 
@@ -202,9 +201,6 @@ _CAPTIONS = {
 }
 
 
-def _caption(loop: object) -> str:
-    from zerograsp_edge.runtime.loop import GraspLoop
-
-    assert isinstance(loop, GraspLoop)
+def _caption(loop: GraspLoop) -> str:
     picked = f"picked {loop.report.picks}   " if loop.report.picks else ""
     return picked + _CAPTIONS.get(loop.state.value, loop.state.value)

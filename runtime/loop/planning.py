@@ -65,7 +65,7 @@ class Choice:
     removed: dict[str, int] = field(default_factory=dict)
     not_looked_at: int = 0
 
-    def remove(self, reason: str, count: int) -> None:
+    def remove(self, reason: str, count: int | np.integer[Any]) -> None:
         if count:
             self.removed[reason] = self.removed.get(reason, 0) + int(count)
 

@@ -47,11 +47,7 @@ class RobotCamera:
         self.truth: Picture | None = None
 
     def read(self) -> Frame:
-        """The world now; `truth` is then the picture without errors.
-
-        Raises:
-            FrameError: no object is in sight.
-        """
+        """The world now; `truth` is then the picture without errors. The mask may hold no object."""
         self._count += 1
         rng = np.random.default_rng((self._seed, self._count))
         self.truth = picture = self.picture()

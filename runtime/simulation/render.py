@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from zerograsp_edge.runtime.errors import ZeroGraspError
-from zerograsp_edge.runtime.simulation.physics import MM, load_mujoco, quaternion
+from zerograsp_edge.runtime.simulation.physics import (
+    MM,
+    OPENGL_REMEDY,
+    RenderError,
+    load_mujoco,
+    quaternion,
+)
 from zerograsp_edge.runtime.simulation.solids import solid_of
 from zerograsp_edge.runtime.simulation.textures import PATTERNS, cube_map, square
 from zerograsp_edge.runtime.simulation.world import SupportBox, World
@@ -27,10 +32,6 @@ Renderer = TypeVar("Renderer", bound="ModelRenderer")
 NEAR_M, FAR_M = 0.05, 12.0
 _SHOWN, _HIDDEN = 0, 5  # geom groups
 _WHITE = [1.0, 1.0, 1.0, 1.0]
-
-
-class RenderError(ZeroGraspError, RuntimeError):
-    """No offscreen OpenGL on this machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,10 @@ class ModelRenderer:
         self.width, self.height = width, height
         self._model, self._data, self._ids = model, data, ids
         _gl_context(width, height).make_current()
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        try:
+            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except mujoco.FatalError as error:  # GLFW without a display makes a context that is none
+            raise RenderError(f"no offscreen OpenGL ({error}); {OPENGL_REMEDY}") from error
         # Reversed z keeps float32's precision at a distance.
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + 16)
@@ -259,10 +263,7 @@ def _gl_context(width: int, height: int) -> mujoco.GLContext:
             _CONTEXTS[width, height] = context
             break
         else:
-            raise RenderError(
-                f"no offscreen OpenGL ({'; '.join(failures)}); install the libraries of EGL (libegl1, "
-                "libgl1-mesa-dri) or OSMesa (libosmesa6), or name another way with MUJOCO_GL"
-            )
+            raise RenderError(f"no offscreen OpenGL ({'; '.join(failures)}); {OPENGL_REMEDY}")
     return _CONTEXTS[width, height]
 
 

@@ -143,9 +143,7 @@ class TestAbsence:
     def test_only_what_the_camera_saw_counts(self) -> None:
         """Of a reconstruction with a far side, the points where the measured depth agrees."""
         class Item:
-            points = np.concatenate(
-                [TestAbsence.SURFACE.reshape(-1, 3), TestAbsence.SURFACE.reshape(-1, 3) + [0, 0, 40]]
-            )
+            points = np.concatenate([TestAbsence.SURFACE, TestAbsence.SURFACE + np.array([0, 0, 40])]).reshape(-1, 3)
 
         near = visible_surface(Item(), frame(1.0, depth=560.0), self.BASE)  # type: ignore[arg-type]
         assert len(near) == self.SURFACE[..., 0].size
