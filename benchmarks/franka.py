@@ -1,4 +1,4 @@
-"""The Franka: time of inverse kinematics, and the grasp loop on an arm simulated by franky-sim (extra `franka-sim`).
+"""The Franka: inverse kinematics; stops, and the grasp loop, on an arm simulated by franky-sim (extra `franka-sim`).
 
 The arm is driven by the driver of a real one, over libfranka's protocol; camera and masks are exact. The simulated
 world may run slower than the clock, so durations are those of its own time.
@@ -26,9 +26,9 @@ def kinematics_figures(quick: bool) -> list[Figure]:
     table[:, :3, 3] = rng.uniform([0.3, -0.3, 0.2], [0.7, 0.3, 0.5], (300, 3))
     anywhere = forward(rng.uniform(FR3.low, FR3.high, (300, 7)))
     far = table.copy()
-    far[:, 0, 3] += 0.8
+    far[:, 0, 3] += 0.4
     inverse, results = Inverse(), []
-    for name, poses in (("over a table", table), ("anywhere", anywhere), ("out of reach", far)):
+    for name, poses in (("over a table", table), ("anywhere", anywhere), ("at the edge of the reach", far)):
         seconds = []
         for _ in range(3 if quick else 20):
             start = time.perf_counter()
@@ -48,6 +48,53 @@ def _down(a: float, b: float, turn: float) -> np.ndarray:
         step[j, i], step[i, j] = np.sin(angle), -np.sin(angle)
         pose = pose @ step
     return pose
+
+
+def stop_figures(quick: bool) -> list[Figure]:
+    """How long a stop takes, from the call to what the world shows, in its own milliseconds."""
+    from zerograsp_edge.runtime.robot.franka import Franka
+    from zerograsp_edge.runtime.robot.franka_config import FrankaConfig
+    from zerograsp_edge.runtime.simulation.franka_world import FrankaWorld
+
+    calls, ways, fingers = [], [], []
+    with FrankaWorld(()) as world, Franka(FrankaConfig(world.host, realtime=False, finger_speed=0.01)) as robot:
+
+        def rest() -> None:
+            while robot.state().moving:
+                robot.sleep(0.005)
+
+        home = robot.state().tips
+        for _ in range(2 if quick else 10):
+            goal = home.copy()
+            goal[:3, 3] += [0.1, 0.25, -0.1]
+            robot.follow(goal[None])
+            while np.linalg.norm(robot.state().tips[:3, 3] - home[:3, 3]) < 0.1:
+                robot.sleep(0.002)
+            before, start = robot.state().tips, time.perf_counter()
+            robot.stop()
+            calls.append(1000 * (time.perf_counter() - start))
+            rest()
+            ways.append(1000 * float(np.linalg.norm(robot.state().tips[:3, 3] - before[:3, 3])))
+            robot.recover()
+            robot.reach(home)
+            rest()
+            robot.grip(0.0)
+            rest()
+            robot.grip(0.08)
+            while robot.state().opening < 0.02:
+                robot.sleep(0.002)
+            began = world.steps()
+            robot.stop()
+            rest()
+            fingers.append(world.steps() - began)
+            robot.recover()
+    many = f"{len(calls)} stops in simulation"
+    return [
+        figure(f"{many}: stop() returned after, worst", max(calls), "ms"),
+        figure(f"{many}: way of the tips after it, worst", max(ways), "mm"),
+        figure(f"{many} of the fingers: until they stood, median", float(np.median(fingers)), "ms"),
+        figure(f"{many} of the fingers: until they stood, worst", max(fingers), "ms"),
+    ]
 
 
 def loop_figures(quick: bool) -> list[Figure]:
@@ -79,7 +126,7 @@ def loop_figures(quick: bool) -> list[Figure]:
     workspace = Workspace((0.2, -0.5, TABLE_TOP_M), (0.8, 0.5, 0.8))
     picks = attempts = objects = 0
     lived = 0.0
-    for seed in range(1 if quick else 5):
+    for seed in range(1 if quick else 3):
         world = make_world(seed, "test_trained", "clutter", objects=(OBJECTS, OBJECTS))
         with (
             FrankaWorld(world.objects) as simulated,
@@ -105,10 +152,10 @@ def loop_figures(quick: bool) -> list[Figure]:
 def figures(quick: bool) -> list[Figure]:
     results = kinematics_figures(quick)
     if importlib.util.find_spec("franky_sim") is None or importlib.util.find_spec("franky") is None:
-        print("the grasp loop is left out: pip install 'zerograsp-edge[franka-sim]'")
+        print("stops and the grasp loop are left out: pip install 'zerograsp-edge[franka-sim]'")
         return results
-    return results + loop_figures(quick)
+    return results + stop_figures(quick) + loop_figures(quick)
 
 
 if __name__ == "__main__":
-    main("franka", "Inverse kinematics, and the grasp loop on a simulated Franka.", figures)
+    main("franka", "Inverse kinematics; stops and the grasp loop on a simulated Franka.", figures)

@@ -189,7 +189,10 @@ class Inverse:
         flange = np.asarray(flange, np.float64)
         result = np.zeros(len(flange), bool)
         angles = self._angles()
-        undecided = np.flatnonzero(np.isfinite(flange).all(axis=(1, 2)))
+        # Farther from the shoulder than the stretched arm is long, there is nothing to try; NaN is farther.
+        from_shoulder = np.linalg.norm(flange[:, :3, 3] - [0, 0, D1], axis=1)
+        near = from_shoulder <= np.hypot(D3, A4) + np.hypot(D5, A4) + np.hypot(A7, D_FLANGE)
+        undecided = np.flatnonzero(near & np.isfinite(flange).all(axis=(1, 2)))
         # Most poses within reach have a wide range of angles: a few angles decide them.
         for some in (angles[::6], np.delete(angles, np.s_[::6])):
             for rows in np.array_split(undecided, max(1, -(-len(undecided) // _BATCH))):
