@@ -15,6 +15,7 @@ import numpy as np
 from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.simulation.settle import SettleError, settle
 from zerograsp_edge.runtime.simulation.shapes.families import HELD_OUT, TRAINED, draw_shape
+from zerograsp_edge.runtime.simulation.solids import SolidError
 from zerograsp_edge.runtime.simulation.textures import PATTERNS
 from zerograsp_edge.runtime.simulation.world import World, WorldObject
 
@@ -57,12 +58,12 @@ def make_world(
         support: one of `world.SUPPORT_KINDS`; None: what the kind of scene stands on.
 
     Raises:
-        SceneError: after MOST_ATTEMPTS sub-seeds whose objects fell off; has not been seen.
+        SceneError: after MOST_ATTEMPTS sub-seeds whose objects fell off, or had no solid mesh; has not been seen.
     """
     for attempt in range(MOST_ATTEMPTS):
         try:
             world = attempt_world(seed, split, scene_kind, attempt, objects=objects, support=support)
-        except SettleError as error:
+        except (SettleError, SolidError) as error:
             logger.info("%s seed %d, attempt %d: %s", split, seed, attempt, error)
             continue
         if objects is None or len(world.objects) >= objects[0]:
