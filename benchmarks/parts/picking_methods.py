@@ -158,7 +158,9 @@ def chance(view: View) -> Answer:
         tips = np.eye(4)
         tips[:3, :3] = turn
         tips[:3, 3] = points[view.rng.integers(len(points))] + view.rng.uniform(0, 0.04) * turn[:, 0]
-        proposals.append(Proposal(object_id, tips, float(view.rng.uniform(0.03, 0.1)), float(view.rng.uniform())))
+        proposals.append(
+            Proposal(object_id, tips, float(view.rng.uniform(0.03, 0.1)), float(view.rng.uniform()))
+        )
     return Answer(proposals)
 
 

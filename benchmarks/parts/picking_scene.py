@@ -148,7 +148,9 @@ def work_through(kind: SceneKind, index: int, method: Method) -> dict[str, Any]:
                 frame = camera.read()
             except FrameError:
                 break  # no mask is left
-            view = View(frame, robot.camera_pose(frame.timestamp), robot, np.random.default_rng((index, frames)))
+            view = View(
+                frame, robot.camera_pose(frame.timestamp), robot, np.random.default_rng((index, frames))
+            )
             started = time.perf_counter()
             answer = method(view)
             perception += time.perf_counter() - started
@@ -166,7 +168,9 @@ def work_through(kind: SceneKind, index: int, method: Method) -> dict[str, Any]:
         if object_id not in {a.object_id for a in attempts} and object_id not in picked:
             seen = object_id in reasons
             outcome = NOTHING if seen else UNSEEN
-            attempts.append(Attempt(object_id, families[object_id], outcome, reason=reasons.get(object_id, "")))
+            attempts.append(
+                Attempt(object_id, families[object_id], outcome, reason=reasons.get(object_id, ""))
+            )
     return {
         "kind": kind, "index": index, "split": split, "objects": len(families), "picked": sorted(picked),
         "robot_s": round(robot.now(), 3), "perception_s": round(perception, 4), "frames": frames,
@@ -176,6 +180,7 @@ def work_through(kind: SceneKind, index: int, method: Method) -> dict[str, Any]:
 
 def execute(robot: SimulatedRobot, grasp: Proposal) -> Attempt:
     """Pre-grasp, straight in, close, lift straight up, hold, to the drop zone, open; home again."""
+    robot.recover()
     began = robot.now()
     attempt = Attempt(grasp.object_id, "", REFUSED, score=float(grasp.score))
     try:
@@ -237,6 +242,7 @@ def _go_home(robot: SimulatedRobot) -> None:
         if not robot.state().fault:
             robot.reach(robot.home)
             _wait(robot)
+    robot.recover()
 
 
 def _wait(robot: SimulatedRobot) -> None:

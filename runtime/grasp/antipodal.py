@@ -135,9 +135,7 @@ def _candidates(
     first /= np.maximum(np.linalg.norm(first, axis=1), 1e-9)[:, None]
     second = np.cross(closing, first)
     angle = (np.arange(config.turns) * (2 * np.pi / config.turns)).astype(np.float32)
-    approach = (
-        np.cos(angle)[None, :, None] * first[:, None] + np.sin(angle)[None, :, None] * second[:, None]
-    )
+    approach = np.cos(angle)[None, :, None] * first[:, None] + np.sin(angle)[None, :, None] * second[:, None]
     approach = np.repeat(approach.reshape(-1, 3), len(config.beyond), axis=0)
     count = config.turns * len(config.beyond)
     closing, middle = np.repeat(closing, count, axis=0), np.repeat(middle, count, axis=0)
@@ -223,7 +221,9 @@ def judge(
     score[span + np.float32(0.005) > min(hand.max_opening, _OPEN_LIMIT_M)] = 0
     score[span < 0.002] = 0
     if up is not None:
-        holds = tips + np.einsum("cij,cj->ci", rotation, np.stack([middle[:, 0], (upper + lower) / 2, middle[:, 1]], axis=1))
+        holds = tips + np.einsum(
+            "cij,cj->ci", rotation, np.stack([middle[:, 0], (upper + lower) / 2, middle[:, 1]], axis=1)
+        )
         lever = points.mean(axis=0) - holds
         vertical = up.astype(np.float32)
         lever -= (lever @ vertical)[:, None] * vertical
