@@ -3,10 +3,11 @@
 Every method gets the same seeded scenes, a fresh copy each, with the same camera, depth noise and mask noise; even
 scene numbers have trained families, odd ones families never trained on. It works through a scene with one attempt per
 object: a new frame, then of the objects not tried yet the proposal with the best score; approach in a straight line
-from 0.1 m, close, lift, hold, carry to the drop zone. "Per object" is the share of the scene's objects that end in the drop zone;
-"per attempt" the share of executed attempts whose object does. The world persists: what an attempt pushes stays pushed.
-Touching something on the way in is no failure by itself; an attempt that touched and failed is called collided. Picks
-per hour: simulated robot time (without waiting for the computer) plus measured perception time.
+from 0.1 m, close, lift, hold, carry to the drop zone. "Per object" is the share of the scene's objects that end in
+the drop zone; "per attempt" the share of executed attempts whose object does. The world persists: what an attempt
+pushes stays pushed. Touching something on the way in is no failure by itself; an attempt that touched and failed is
+called collided. Picks per hour: simulated robot time (without waiting for the computer) plus measured perception
+time.
 
 Results are kept scene by scene, so that a run can be stopped and continued:
 

@@ -9,7 +9,9 @@ patches and by the lever of gravity, as the training labels are. Collisions are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +22,9 @@ from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction
 
 GRASP_POINT_M = 0.02  # a grasp made here has its point so far behind the tips: depth is this
 _OPEN_LIMIT_M = 0.1
+_MOST_POINTS = 2000  # of an object; of more, every so many
+# A pad touches what is so near to its foremost point; half the score is for a contact of so much area.
+_PATCH_M, _HALF_AREA_M2 = np.float32(0.003), np.float32(50e-6)
 _USUAL_OPENING_M, _MOST_BACK_M = 0.06, 0.03
 
 
@@ -37,7 +42,7 @@ class AntipodalConfig:
         steepest: approaches are within this angle of straight down, degrees; needs the world's frame.
         keep: best candidates per object that go on to the collision check.
         least: score below which a candidate is none.
-        room: grasps with so much more room on all sides are preferred, m.
+        room, palm_room: grasps with so much more room around the hand, and before its palm, are preferred, m.
         down: 0..1, how much a level approach is worth beside one straight down.
     """
 
@@ -51,6 +56,7 @@ class AntipodalConfig:
     keep: int = 600
     least: float = 0.01
     room: float = 0.004
+    palm_room: float = 0.003
     down: float = 0.6
 
 
@@ -71,10 +77,12 @@ def antipodal_grasps(
         At most `config.keep` grasps with width and depth as they should be executed.
     """
     config = AntipodalConfig() if config is None else config
-    points = item.points.astype(np.float32, copy=False) / np.float32(1000)
-    normals = item.normals.astype(np.float32, copy=False)
-    if len(points) < 10:
+    if len(item.points) < 10:
         return Grasps.empty()
+    stride = -(-len(item.points) // _MOST_POINTS)
+    points = item.points[::stride].astype(np.float32, copy=False) / np.float32(1000)
+    normals = item.normals[::stride].astype(np.float32, copy=False)
+    spacing = item.voxel_size / 1000 * np.sqrt(stride)
     tips, rotation = _candidates(points, normals, hand, up, config)
     if config.network and len(item.grasps):
         best = item.grasps.top(config.network)
@@ -88,7 +96,7 @@ def antipodal_grasps(
         tips, rotation = _above(tips, rotation, hand, up, floor)
     if not len(tips):
         return Grasps.empty()
-    tips, span, score = judge(points, normals, tips, rotation, hand, up, config)
+    tips, span, score = judge(points, normals, spacing, tips, rotation, hand, up, config)
     widest = np.float32(min(hand.max_opening, _OPEN_LIMIT_M))
     openings = [np.minimum(span + np.float32(2 * c), widest) for c in config.clearance]
     # Of two openings the wider one first: it is removed where it collides.
@@ -113,20 +121,22 @@ def _candidates(
     """(C, 3) tips and (C, 3, 3) rotations of hands around antipodal pairs."""
     widest = min(hand.max_opening, _OPEN_LIMIT_M) - 2 * min(config.clearance)
     seeds = np.linspace(0, len(points) - 1, min(2 * config.pairs, len(points))).astype(int)
-    across = points[None] - points[seeds, None]
-    distance = np.sqrt(np.einsum("spi,spi->sp", across, across))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        here = -np.einsum("spi,si->sp", across, normals[seeds]) / distance
-        there = np.einsum("spi,pi->sp", across, normals) / distance
-        worst = np.minimum(here, there)
+    # (seeds, n): vectors from every seed to every point, in products that never hold the vectors themselves.
+    local = points - points.mean(axis=0)
+    square = np.einsum("pi,pi->p", local, local)
+    distance = np.sqrt(np.maximum(square[seeds, None] + square - 2 * local[seeds] @ local.T, 1e-12))
+    here = np.einsum("si,si->s", local[seeds], normals[seeds])[:, None] - normals[seeds] @ local.T
+    there = np.einsum("pi,pi->p", local, normals) - local[seeds] @ normals.T
+    worst = np.minimum(here, there) / distance
     worst[~((distance > 0.004) & (distance < widest))] = -1
     partner = worst.argmax(axis=1)
     rows = np.arange(len(seeds))
     quality = worst[rows, partner]
     chosen = np.argsort(-quality, kind="stable")[: config.pairs]
     chosen = chosen[quality[chosen] > 1 / np.hypot(1, 1.3 * config.friction)]
-    closing = across[chosen, partner[chosen]] / distance[chosen, partner[chosen]][:, None]
-    middle = points[seeds[chosen]] + across[chosen, partner[chosen]] / 2
+    first, second = points[seeds[chosen]], points[partner[chosen]]
+    middle = (first + second) / 2
+    closing = (second - first) / np.linalg.norm(second - first, axis=1)[:, None]
     reference = np.array([0, 0, 1], np.float32) if up is None else up.astype(np.float32)
     # The first approach is as straight down as the closing direction allows, the others are turned from it.
     first = -reference + closing * (closing @ reference)[:, None]
@@ -159,6 +169,7 @@ def _above(
 def judge(
     points: np.ndarray,
     normals: np.ndarray,
+    spacing: float,
     tips: np.ndarray,
     rotation: np.ndarray,
     hand: Hand,
@@ -169,34 +180,37 @@ def judge(
 
     Args:
         points, normals: (n, 3) float32 of the object, m.
+        spacing: between neighbouring points, m.
         tips: (C, 3) float32 m; rotation: (C, 3, 3) float32, columns approach, closing, height.
 
     Returns:
         (C, 3) tips moved along the closing direction to the middle of the contacts, (C,) extent of what passes between
         the fingers, m, (C,) scores 0..1, 0 for hands that would not hold it.
     """
-    patch, voxel = np.float32(0.003), np.float32(0.005)
     tips, rotation = tips.astype(np.float32, copy=False), rotation.astype(np.float32, copy=False)
-    count = len(tips)
-    axes = rotation.transpose(1, 0, 2).reshape(3, -1)  # (3, C * 3)
-    local = (points @ axes).reshape(len(points), count, 3) - np.einsum("ci,cij->cj", tips, rotation)
-    x, y, z = local[..., 0], local[..., 1], local[..., 2]
+    # (C, n) coordinates of every point in every hand's frame, its origin between the tips.
+    x, y, z = (
+        rotation[:, :, k] @ points.T - np.einsum("ci,ci->c", tips, rotation[:, :, k])[:, None]
+        for k in range(3)
+    )
     half_height = np.float32(hand.finger_height / 2)
-    passes = (x < 0) & (np.abs(z) < half_height + voxel / 4)
-    upper = np.where(passes, y, -np.inf).max(axis=0)
-    lower = np.where(passes, y, np.inf).min(axis=0)
-    turned = normals @ rotation[:, :, 1].T  # (n, C) along the closing direction
+    passes = (x < 0) & (np.abs(z) < half_height + np.float32(spacing / 4))
+    upper = np.where(passes, y, -np.inf).max(axis=1)
+    lower = np.where(passes, y, np.inf).min(axis=1)
+    turned = rotation[:, :, 1] @ normals.T  # along the closing direction
     held = np.isfinite(upper) & np.isfinite(lower)
     score = np.where(held, np.float32(1), np.float32(0))
     sides = []
     for sign, extreme in ((np.float32(1), upper), (np.float32(-1), lower)):
         with np.errstate(invalid="ignore"):
-            touching = (passes & (sign * (extreme - y) < patch)).astype(np.float32)
-        size = np.maximum(touching.sum(axis=0), 1)
+            near = passes & (np.abs(extreme[:, None] - y) < _PATCH_M)
+        # Points of the faces beside, at the patch's edge, are near as well, but a pad does not press on them.
+        touching = (near & (sign * turned > 0.5)).astype(np.float32)
+        size = np.maximum(touching.sum(axis=1), 1e-3)
         sides.append(
             (
-                np.stack([(touching * v).sum(axis=0) / size for v in (x, z)], axis=1),
-                sign * (touching * turned).sum(axis=0) / size,
+                np.stack([np.einsum("cn,cn->c", touching, v) / size for v in (x, z)], axis=1),
+                sign * np.einsum("cn,cn->c", touching, turned) / size,
                 size,
             )
         )
@@ -211,9 +225,8 @@ def judge(
             facing = np.clip(facing, 1e-3, 1)
             needed = np.maximum(needed, np.sqrt(1 - facing**2) / facing)
     score *= np.clip((1.3 * config.friction - needed) / (1.1 * config.friction), 0, 1)
-    # The network's surface is sampled once a voxel: a patch of four voxels is a good contact.
-    area = np.minimum(size_upper, size_lower)
-    score *= area / (area + 2)
+    area = np.minimum(size_upper, size_lower) * np.float32(spacing**2)
+    score *= area / (area + _HALF_AREA_M2)
     middle = (at_upper + at_lower) / 2
     inside = np.clip(-np.maximum(at_upper[:, 0], at_lower[:, 0]) / np.float32(0.008), 0.1, 1)
     score *= inside * np.clip((np.float32(0.012) - np.abs(middle[:, 1])) / np.float32(0.006), 0.1, 1)
@@ -248,13 +261,22 @@ def complete(
     Args:
         points: (n, 3) m, the scene; where a hand that is larger by `config.room` does not fit, a grasp is worth half.
     """
-    grasps = Grasps.concatenate([antipodal_grasps(item, hand, up, floor, config) for item in objects])
+    workers = min(threads or os.cpu_count() or 1, len(objects))
+    if workers > 1:  # NumPy works without the interpreter's lock
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(lambda item: antipodal_grasps(item, hand, up, floor, config), objects))
+    else:
+        parts = [antipodal_grasps(item, hand, up, floor, config) for item in objects]
+    grasps = Grasps.concatenate(parts)
     if not len(grasps) or not config.room:
         return grasps
     larger = replace(
         hand,
         finger_thickness=hand.finger_thickness + config.room,
         finger_height=hand.finger_height + 2 * config.room,
+        # The palm begins nearer to the object.
+        finger_length=max(hand.finger_length - config.palm_room, 0.0),
+        finger_base=max(hand.finger_base - config.palm_room, 0.0),
         palm_thickness=hand.palm_thickness + config.room,
         palm_height=hand.palm_height + 2 * config.room,
         sweep=-1.0,
