@@ -45,7 +45,8 @@ class Ours:
         if result.refinement is not None:
             for object_id, removed in result.refinement.removed_by_object.items():
                 if result.refinement.kept_by_object[object_id] == 0:
-                    reasons[object_id] = max(removed, key=lambda name: removed[name])
+                    most = max(removed, key=lambda name: removed[name])
+                    reasons[object_id] = most if removed[most] else "no candidate"
         best = Grasps.concatenate([item.grasps.top(1) for item in result.objects])
         return Answer(proposals_of(best, view.camera), reasons)
 

@@ -254,13 +254,14 @@ def refine_objects(
     if config.support is not None and config.support.thickness > 0:
         visible = visible[config.support.beyond(visible, world_from_camera)]
     points = scene_points(objects, visible)
-    if config.antipodal is None:
+    antipodal = config.antipodal
+    if antipodal is None:
         every = Grasps.concatenate([item.grasps for item in objects])
     else:
         hand = replace(config.gripper.hand, tip_margin=math.inf)  # depths are chosen already
         config = replace(config, gripper=replace(config.gripper, hand=hand))
         up, floor = _gravity(config, world_from_camera)
-        every = complete(objects, points, hand, up, floor, config.antipodal, threads)
+        every = complete(objects, points, hand, up, floor, antipodal, threads)
     kept, refinement = refine_grasps(
         every, points, config,
         world_from_camera=world_from_camera, workspace=workspace, threads=threads,
