@@ -39,7 +39,7 @@ class Hand:
         palm_height: of the palm along z.
         max_opening: the widest the fingers open; infinity: any width.
         min_clearance, max_clearance: between the nearest contact and a finger's inner face, after refinement.
-        tip_margin: how far the tips may reach beyond the contacts, as the grasp's depth allows. 0 is the published rule:
+        tip_margin: how far the tips may reach beyond the contacts, as the grasp's depth allows. 0, the published rule:
             the tips end at the contacts. Infinity: the depth stays as it is.
         min_inner_points: a grasp with fewer points between its fingers is empty.
         sweep: the hand comes along x from this far behind the grasp, its path is checked; negative: it is not.

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mujoco", reason="the picking benchmark needs the extra `sim`")
+# The benchmarks are scripts: their folder is where they import from.
 BENCHMARKS = str(Path(__file__).resolve().parents[1] / "benchmarks")
 sys.path.insert(0, BENCHMARKS)
-
-from parts.picking_table import Tally, figures, markdown, wilson
+from parts.picking_table import Tally, figures, markdown, wilson  # noqa: E402
 
 sys.path.remove(BENCHMARKS)
 

@@ -21,7 +21,7 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
     share, square = successes / trials, z * z / trials
     middle = (share + square / 2) / (1 + square)
     half = z / (1 + square) * ((share * (1 - share) + square / 4) / trials) ** 0.5
-    return 100 * (middle - half), 100 * (middle + half)
+    return max(100 * (middle - half), 0.0), min(100 * (middle + half), 100.0)
 
 
 class Tally:
