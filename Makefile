@@ -49,6 +49,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/pipeline.py
 	$(VENV)/bin/python benchmarks/reconstruction.py --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py
+	$(VENV)/bin/python benchmarks/picking.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/install_size.py
@@ -58,6 +59,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/pipeline.py --quick
 	$(VENV)/bin/python benchmarks/reconstruction.py --quick --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
+	$(VENV)/bin/python benchmarks/picking.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 	$(VENV)/bin/python benchmarks/franka.py --quick
 
