@@ -49,7 +49,9 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/pipeline.py
 	$(VENV)/bin/python benchmarks/reconstruction.py --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py
+	$(VENV)/bin/python benchmarks/picking.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
+	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/install_size.py
 	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
@@ -58,7 +60,9 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/pipeline.py --quick
 	$(VENV)/bin/python benchmarks/reconstruction.py --quick --grasps
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
+	$(VENV)/bin/python benchmarks/picking.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
+	$(VENV)/bin/python benchmarks/franka.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
@@ -87,7 +91,7 @@ $(VENV)/.torch: $(VENV)/.base
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base $(BUILD)
-	$(PIP) install --quiet --no-build-isolation --editable '.[mesh]'
+	$(PIP) install --quiet --no-build-isolation --editable '.[mesh,sim]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed $(VENV)/.torch

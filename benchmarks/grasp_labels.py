@@ -29,10 +29,10 @@ from zerograsp_edge.export.training.contacts import SIDE_CLEARANCE_MM, pad_conta
 from zerograsp_edge.export.training.distance_field import DistanceField
 from zerograsp_edge.export.training.grasps import label_world
 from zerograsp_edge.export.training.sample import APPROACH, CLOSING, DEPTH, GRASP_CHANNELS, GRASPNESS, WIDTH
-from zerograsp_edge.export.training.scenes import SceneKind, Split, make_world
 from zerograsp_edge.runtime.grasp.decode import decode_grasps
 from zerograsp_edge.runtime.result import Grasps
 from zerograsp_edge.runtime.simulation.gripper import HELD, MAX_DEPTH_MM, MAX_OPENING_MM, GraspTrials, Trial
+from zerograsp_edge.runtime.simulation.scenes import SceneKind, Split, make_world
 from zerograsp_edge.runtime.simulation.shapes.surface import surface_samples
 from zerograsp_edge.runtime.simulation.world import World, WorldObject
 

@@ -40,7 +40,8 @@ def refine_grasps(
 
     - left and right contact: the inner point nearest to either finger. Every point that is not inner counts as one
       in the middle, with its own x; of equal distances the first point wins. With c the smaller distance:
-    - width += 2 (clamp(c, min_clearance, max_clearance) - c); depth = max(min(max(x_left, x_right), depth), 0).
+    - width += 2 (clamp(c, min_clearance, max_clearance) - c);
+      depth = max(min(max(x_left, x_right) + tip_margin, depth), 0).
     - a hand that opens less than that takes `max_opening` if the smallest clearance is left, else it is TOO_WIDE.
     - EMPTY with fewer than `min_inner_points` inner points.
     - FINGER, PALM: a point lies in a finger or in the palm, at the new depth and the *given* width.

@@ -39,6 +39,8 @@ class Hand:
         palm_height: of the palm along z.
         max_opening: the widest the fingers open; infinity: any width.
         min_clearance, max_clearance: between the nearest contact and a finger's inner face, after refinement.
+        tip_margin: how far the tips may reach beyond the contacts, as the grasp's depth allows. 0, the published rule:
+            the tips end at the contacts. Infinity: the depth stays as it is.
         min_inner_points: a grasp with fewer points between its fingers is empty.
         sweep: the hand comes along x from this far behind the grasp, its path is checked; negative: it is not.
     """
@@ -53,6 +55,7 @@ class Hand:
     max_opening: float = math.inf
     min_clearance: float = 0.0025
     max_clearance: float = 0.01
+    tip_margin: float = 0.0
     min_inner_points: int = 10
     sweep: float = -1.0
 
@@ -60,7 +63,7 @@ class Hand:
         for field in fields(self):
             value = getattr(self, field.name)
             low = -math.inf if field.name == "sweep" else 0
-            limit = math.inf if field.name == "max_opening" else 10.0
+            limit = math.inf if field.name in ("max_opening", "tip_margin") else 10.0
             if not low <= value <= limit:
                 raise ValueError(f"hand: expected {field.name} of 0 to {limit} m, got {value}")
         if self.min_clearance > self.max_clearance:
@@ -69,7 +72,7 @@ class Hand:
             )
 
     def lengths(self) -> NDArray[np.float32]:
-        """(11,) float32: all lengths, in the order of `grasp::Gripper`."""
+        """(12,) float32: all lengths, in the order of `grasp::Gripper`."""
         names = [f.name for f in fields(self) if f.name not in ("min_inner_points", "sweep")]
         return np.array([*(getattr(self, name) for name in names), self.sweep], np.float32)
 

@@ -11,6 +11,10 @@ class FrameError(ZeroGraspError, ValueError):
     """A frame, or a file it is read from, is not what the network can take."""
 
 
+class NoObjectError(FrameError):
+    """A frame in which there is nothing to reconstruct: no object in its mask, or none with enough valid depth."""
+
+
 class CameraError(ZeroGraspError, RuntimeError):
     """A camera cannot deliver: not connected, no frame in time, or the recording has ended."""
 
@@ -25,6 +29,10 @@ class DecodeError(ZeroGraspError, ValueError):
 
 class OutputError(ZeroGraspError, OSError):
     """A result could not be written: disk full, no permission, or the path is not a folder."""
+
+
+class ConfigError(ZeroGraspError, ValueError):
+    """A configuration value, or an entry of a deployment file, is not what it must be."""
 
 
 class MissingExtra(ZeroGraspError, ImportError):

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from zerograsp_edge.runtime.errors import FrameError
+from zerograsp_edge.runtime.errors import FrameError, NoObjectError
 
 # Depth at or below this is no measurement: spec, "Units and frames".
 MIN_DEPTH_MM = 10.0
@@ -32,7 +32,8 @@ class Frame:
             object.
         timestamp: seconds, the camera's clock.
         name: what messages and output folders call the frame.
-        background: mask value that is no object; None means the smallest value in the mask.
+        background: mask value that is no object; None means the smallest value in the mask. Only where it is given
+            may the mask hold no object at all: an empty scene.
         repaired_depth: number of NaN, infinite or negative depth values that were set to 0.
 
     Raises:
@@ -60,10 +61,11 @@ class Frame:
         object.__setattr__(self, "repaired_depth", repaired)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask, shape))
-            if not self.object_ids():
-                raise FrameError(
+            if self.background is None and not self.object_ids():
+                raise NoObjectError(
                     f"mask holds no object: every pixel is background, {self.background_id}; "
-                    "expected at least two distinct values (the smallest is the background)"
+                    "expected at least two distinct values (the smallest is the background), or background=... "
+                    "where an empty scene is meant"
                 )
 
     @property

@@ -85,7 +85,7 @@ def write_points(path: Path, result: Result) -> None:
         *properties,
         "end_header",
     ]
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(("\n".join(header) + "\n").encode())
         file.write(rows.tobytes())
 
@@ -116,7 +116,7 @@ def write_mesh(path: Path, result: Result) -> None:
             f"{path} was not written: none of the {len(result.objects)} objects has a surface to mesh"
         )
     scene.apply_transform(_GLTF_FROM_CAMERA)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(scene.export(file_type="glb"))
 
 
@@ -138,7 +138,7 @@ def write_grasps(path: Path, result: Result) -> None:
         "notes": list(result.notes),
     }
     arrays = {name: getattr(grasps, name) for name in grasps.__dataclass_fields__}
-    with _replacing(path) as file:
+    with replacing(path) as file:
         np.savez(file, **arrays, graspnet=grasps.to_graspnet(), metadata=np.array(json.dumps(metadata)))
 
 
@@ -149,7 +149,7 @@ def write_overlay(path: Path, frame: Frame, result: Result) -> None:
     ok, data = cv2.imencode(".png", draw_overlay(frame, result)[:, :, ::-1])
     if not ok:
         raise OutputError(f"{path} was not written: OpenCV cannot encode PNG")
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(data.tobytes())
 
 
@@ -163,12 +163,12 @@ def write_timings(path: Path, result: Result) -> None:
         "points": sum(len(item.points) for item in result.objects),
         "grasps": len(result.grasps),
     }
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends without error, and else leaves no trace.
 
     The content is gathered in memory first, so an error of its maker is never mistaken for one of the disk.

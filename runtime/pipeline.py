@@ -9,7 +9,7 @@ import numpy as np
 
 from zerograsp_edge import kernels
 from zerograsp_edge.runtime.bundle import Bundle, BundleError
-from zerograsp_edge.runtime.errors import FrameError, ZeroGraspError
+from zerograsp_edge.runtime.errors import FrameError, NoObjectError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 from zerograsp_edge.runtime.grasp.decode import decode
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
@@ -74,7 +74,8 @@ class Pipeline:
                 None: they are in the camera's frame.
 
         Raises:
-            FrameError: the frame has no mask, or no object with valid depth.
+            NoObjectError: the frame's mask is all background.
+            FrameError: the frame has no mask, or no object with enough valid depth.
             LimitError: the frame exceeds a limit of the bundle, which is named.
             DecodeError: the network's output is not finite.
         """
@@ -97,6 +98,8 @@ class Pipeline:
                 "resize or crop it, or export with larger limits"
             )
         ids = frame.object_ids()
+        if not ids:
+            raise NoObjectError(f"frame '{frame.name}' holds no object: its mask is background everywhere")
         check_object_count(ids, limits.max_objects)
         watch = Stopwatch()
         with self._lock:

@@ -94,13 +94,14 @@ def run(sample: SceneSample, split: str, grasps: Mapping[int, Grasps], asked: Se
 
 def world_of(sample: SceneSample, split: str) -> World:
     """The world a scene was made of, made again from its seed. Raises WorldMismatch."""
-    from zerograsp_edge.export.training.scenes import MOST_ATTEMPTS, attempt_world
+    from zerograsp_edge.runtime.simulation.scenes import MOST_ATTEMPTS, attempt_world
     from zerograsp_edge.runtime.simulation.settle import SettleError
+    from zerograsp_edge.runtime.simulation.solids import SolidError
 
     for attempt in range(MOST_ATTEMPTS):
         try:
             world = attempt_world(sample.seed, split, None, attempt)
-        except SettleError:
+        except (SettleError, SolidError):
             continue
         if [o.family for o in world.objects] != [o.family for o in sample.objects]:
             continue  # the scene was made of a later attempt

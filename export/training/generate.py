@@ -16,17 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from zerograsp_edge.export.training.sample import GRASP_CHANNELS, ObjectSurface, SceneSample
-from zerograsp_edge.export.training.scenes import (
+from zerograsp_edge.export.training.scenes import label_generator, make_views
+from zerograsp_edge.runtime.errors import MissingExtra
+from zerograsp_edge.runtime.simulation.render import RenderError
+from zerograsp_edge.runtime.simulation.scenes import (
     MOST_ATTEMPTS,
     SceneError,
     SceneKind,
     Split,
     attempt_world,
-    label_generator,
-    make_views,
 )
-from zerograsp_edge.runtime.errors import MissingExtra
-from zerograsp_edge.runtime.simulation.render import RenderError
 
 logger = logging.getLogger(__name__)
 

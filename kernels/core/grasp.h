@@ -21,6 +21,7 @@ struct Gripper {
   float palm_height;       // along z
   float max_opening;       // infinity: any
   float min_clearance, max_clearance;  // between a contact and the finger's inner face
+  float tip_margin;        // how far the tips may reach beyond the contacts; infinity: any
   float sweep;             // how far the hand comes along x before the grasp; negative: not checked
   int min_inner_points;
 };
@@ -259,7 +260,7 @@ ZG_HD Outcome refine(const Gripper& g, const PointGrid& grid, const Pose& pose, 
     const float contact = smaller(left.distance, right.distance);
     const float clearance = smaller(larger(contact, g.min_clearance), g.max_clearance);
     out.width = width + 2.0f * (clearance - contact);
-    out.depth = larger(smaller(larger(left.x, right.x), depth), 0.0f);
+    out.depth = larger(smaller(larger(left.x, right.x) + g.tip_margin, depth), 0.0f);
     if (out.width > g.max_opening) {
       // A hand that cannot open that far takes less clearance, but not less than the smallest.
       if (out.width - 2.0f * (clearance - g.min_clearance) > g.max_opening) out.status = kTooWide;

@@ -8,7 +8,7 @@ using Release = nb::call_guard<nb::gil_scoped_release>;
 
 grasp::Gripper gripper_from(const Array<const float, 1>& v, int min_inner_points) {
   const float* p = v.data();
-  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], min_inner_points};
+  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], min_inner_points};
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ def _refine_one(
         contact = np.minimum((half_width + beside)[left], (half_width - beside)[right])
         clearance = np.minimum(np.maximum(contact, nearest), farthest)
         new_width = width + TWO * (clearance - contact)
-        new_depth = np.maximum(np.minimum(np.maximum(x[left], x[right]), depth), np.float32(0))
+        tips = np.maximum(x[left], x[right]) + np.float32(hand.tip_margin)
+        new_depth = np.maximum(np.minimum(tips, depth), np.float32(0))
         if new_width > opening:
             too_wide = bool(new_width - TWO * (clearance - nearest) > opening)
             new_width = opening

@@ -1,17 +1,21 @@
-"""`zerograsp-edge demo`: a simulated camera, the pipeline, and pictures of what it found."""
+"""`zerograsp-edge demo`: a simulated camera, the pipeline, pictures of what it found, and a pick."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerograsp_edge.runtime.models import EDGE_MODEL
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass
 class Demo:
-    """Show the main job on a simulated scene: RGB-D frame in, shapes and grasps out."""
+    """Show the main job on simulated scenes: RGB-D frame in, shapes and grasps out; then a gripper picks objects."""
 
     out: Path = Path("out/demo")
     """Folder for the results."""
@@ -23,6 +27,8 @@ class Demo:
     """Objects on the table."""
     frames: int = 5
     """Frames to process; the last one is written."""
+    picks: int = 2
+    """Objects that a simulated gripper then picks in another scene, with an animation pick.gif; 0 leaves that out."""
     threads: int = 0
     """Threads of the CPU executor; 0 takes all cores."""
 
@@ -56,4 +62,30 @@ class Demo:
         print_result(console, result)
         print_timings(console, best)
         console.print("wrote " + ", ".join(str(file) for file in files))
+        if self.picks > 0:
+            self._pick(console)
         return 0
+
+    def _pick(self, console: Console) -> None:
+        """The grasp loop in a simulated work cell; where that cannot run, says why and what is missing."""
+        from zerograsp_edge.runtime.commands.loop import run_in_cell, write_report
+        from zerograsp_edge.runtime.commands.report import print_loop_report
+        from zerograsp_edge.runtime.deployment import Deployment
+        from zerograsp_edge.runtime.errors import MissingExtra
+        from zerograsp_edge.runtime.loop import Limits, LoopConfig
+        from zerograsp_edge.runtime.robot.cell import CellConfig
+        from zerograsp_edge.runtime.simulation.physics import RenderError, load_mujoco
+
+        # Enough tries to come to an end within a minute, whatever the seed.
+        limits = Limits(picks=self.picks, failed_attempts=4, robot_faults=4, no_grasp_views=2)
+        deployment = Deployment(bundle=self.bundle, threads=self.threads, loop=LoopConfig(limits=limits))
+        log, film = self.out / "pick.jsonl", self.out / "pick.gif"
+        console.print("\na simulated gripper picks objects:", highlight=False)
+        try:
+            load_mujoco()
+            report = run_in_cell(deployment, CellConfig(seed=self.seed, objects=(5, 6)), console, log, film)
+        except (MissingExtra, RenderError) as error:
+            console.print(f"no pick: {error}", highlight=False, markup=False)
+            return
+        print_loop_report(console, report)
+        console.print(f"wrote {film}, {log}, {write_report(self.out, report)}")

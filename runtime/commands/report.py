@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from zerograsp_edge.runtime.loop.events import Event
+from zerograsp_edge.runtime.loop.report import LoopReport
 from zerograsp_edge.runtime.result import Result
 
 UNTRAINED = (
@@ -53,3 +55,38 @@ def print_result(console: Console, result: Result) -> None:
         console.print(f"[yellow]skipped object {skipped.object_id}[/]: {skipped.reason}")
     for note in result.notes:
         console.print(f"[yellow]note[/]: {note}")
+
+
+# Events that a person wants to see as they come; entering and leaving states is for the log.
+_TOLD = {
+    "chosen", "verified", "picked", "attempt_failed", "motion_refused", "frame_refused", "perception_fault",
+    "no_object", "no_grasp", "fault", "recovered", "late_result", "unreachable", "plan_expired",
+}  # fmt: skip
+
+
+def print_event(console: Console, event: Event) -> None:
+    """One line for an event that says something; nothing for the others."""
+    if event.event not in _TOLD:
+        return
+    data = event.data
+    parts = [event.reason] if event.reason else []
+    if event.event in ("chosen", "picked") and "object_id" in data:
+        parts.append(
+            f"object {data['object_id']}, score {data['score']:.2f}, opening {data['width'] * 1000:.0f} mm"
+        )
+    if event.event == "chosen" and data.get("candidates"):
+        removed = sum(data["removed"].values())
+        parts.append(f"{data['grasps']} grasps, {removed} removed")
+    line = f"{event.time:8.2f} s  {event.state.value:9s} {event.event.replace('_', ' '):16s} {'; '.join(parts)}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_loop_report(console: Console, report: LoopReport) -> None:
+    """How a run of the loop ended, and where its time went."""
+    colour = "green" if report.ending.ok else "yellow"
+    failures = ", ".join(f"{count} {kind}" for kind, count in report.failures.items()) or "none"
+    console.print(f"[{colour}]{report.ending.value}[/]: {report.explanation}", highlight=False)
+    console.print(
+        f"{report.picks} picks in {report.attempts} attempts, {report.seconds:.1f} s of the robot's clock; "
+        f"failed: {failures}; perception faults: {report.perception_faults}", highlight=False,
+    )  # fmt: skip

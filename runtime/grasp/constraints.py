@@ -81,15 +81,18 @@ class Support:
         normal: away from the support, any length; up by default.
         offset: along the unit normal, m.
         clearance: the hand stays this far above the plane, m.
+        thickness: visible points up to this far above the plane are the support's own, measured with noise: they do
+            not count as obstacles, the plane does, m.
     """
 
     normal: Vector = (0.0, 0.0, 1.0)
     offset: float = 0.0
     clearance: float = 0.0
+    thickness: float = 0.0
 
     def __post_init__(self) -> None:
         _unit("support.normal", self.normal)
-        for name in ("offset", "clearance"):
+        for name in ("offset", "clearance", "thickness"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"support.{name}: expected a finite length in m, got {getattr(self, name)}")
 
@@ -114,6 +117,14 @@ class Support:
         fingers = lowest(base, grasps.depth, outer, hand.finger_height / 2)
         palm = lowest(back, base, palm_side, hand.palm_height / 2)
         return grasps.translation @ normal - np.float32(self.offset) + np.minimum(fingers, palm)
+
+    def beyond(self, points: np.ndarray, world_from_camera: np.ndarray | None = None) -> np.ndarray:
+        """(n,) bool: (n, 3) points, m, in the camera's frame, that are more than `thickness` above the plane."""
+        world = np.eye(4) if world_from_camera is None else np.asarray(world_from_camera, np.float64)
+        normal = _unit("support.normal", self.normal)
+        along = (world[:3, :3].T @ normal).astype(np.float32)
+        level = self.offset + self.thickness - float(normal @ world[:3, 3])
+        return points @ along > np.float32(level)
 
     def allows(self, grasps: Grasps, hand: Hand, sweep: float = 0.0) -> np.ndarray:
         """(G,) bool."""

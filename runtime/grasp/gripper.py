@@ -23,16 +23,19 @@ class Gripper:
 # What the published post-processing assumes: no particular hand, fingers of 10 x 20 mm that open to any width.
 ZEROGRASP = Gripper()
 
-# Franka Hand, from the manufacturer's franka_description, end_effectors/common/franka_hand.xacro: the rubber tip is
-# 15.2 mm thick, a finger's widest box 22 mm; the TCP (103.4 mm) lies 45 mm beyond the plane of the finger joints
-# (58.4 mm), which is where the palm begins here; the hand's capsule (radius 40 mm, 100 mm long) is 180 x 80 mm across;
-# each finger opens by 40 mm.
+# The free gripper of `runtime/simulation/gripper.py` with its fingers at their longest: the hand of SimulatedRobot.
+SIMULATED = Gripper("simulated", Hand(finger_length=0.06, max_opening=0.1))
+
+# Franka Hand, from the manufacturer's franka_description: in end_effectors/common/franka_hand.xacro the rubber tip is
+# 15.2 mm thick, a finger's widest box 22 mm, and the hand's capsule (radius 40 mm, 100 mm long) 180 x 80 mm across;
+# each finger opens by 40 mm. A finger's mesh ends 53.9 mm beyond the plane of the finger joints, which is where the
+# palm begins here, 58.4 mm from the flange; the TCP of Desk (103.4 mm) lies 8.9 mm before those ends.
 FRANKA = Gripper(
     "franka",
     Hand(
         finger_thickness=0.0152,
         finger_height=0.022,
-        finger_length=0.045,
+        finger_length=0.0539,
         palm_thickness=0.0584,
         palm_width=0.18,
         palm_height=0.08,
@@ -57,7 +60,7 @@ ROBOTIQ_2F85 = Gripper(
     ),
 )
 
-GRIPPERS = {gripper.name: gripper for gripper in (ZEROGRASP, FRANKA, ROBOTIQ_2F85)}
+GRIPPERS = {gripper.name: gripper for gripper in (ZEROGRASP, SIMULATED, FRANKA, ROBOTIQ_2F85)}
 
 
 def gripper_preset(name: str) -> Gripper:

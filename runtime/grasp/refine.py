@@ -10,6 +10,7 @@ import numpy as np
 
 from zerograsp_edge import kernels
 from zerograsp_edge.kernels.hand import Fit
+from zerograsp_edge.runtime.grasp.antipodal import AntipodalConfig, complete
 from zerograsp_edge.runtime.grasp.constraints import ApproachCone, Support, Workspace
 from zerograsp_edge.runtime.grasp.gripper import ZEROGRASP, Gripper
 from zerograsp_edge.runtime.grasp.nms import NMS_ANGLE_DEG, NMS_DISTANCE_M, non_maximum_suppression
@@ -55,6 +56,8 @@ class RefineConfig:
         visible_stride: every so many pixels of the depth image give a point that may collide.
         nms_distance, nms_angle: grasps of one object closer than both are one grasp; m and degrees.
         max_per_object: the best so many of each object stay; None keeps all.
+        antipodal: judge grasps by the reconstructed surface, and add antipodal ones, instead of taking the network's
+            as they are (`antipodal.py`); None does as the published code. Only `refine_objects` does this.
     """
 
     gripper: Gripper = ZEROGRASP
@@ -67,6 +70,7 @@ class RefineConfig:
     nms_distance: float = NMS_DISTANCE_M
     nms_angle: float = NMS_ANGLE_DEG
     max_per_object: int | None = None
+    antipodal: AntipodalConfig | None = None
 
     def __post_init__(self) -> None:
         if self.min_score is not None and math.isnan(self.min_score):
@@ -246,15 +250,41 @@ def refine_objects(
         objects: of one frame.
         visible: (n, 3) m, camera frame, what the camera sees: `visible_points`.
     """
-    every = Grasps.concatenate([item.grasps for item in objects])
+    config = RefineConfig() if config is None else config
+    if config.support is not None and config.support.thickness > 0:
+        visible = visible[config.support.beyond(visible, world_from_camera)]
+    points = scene_points(objects, visible)
+    antipodal = config.antipodal
+    if antipodal is None:
+        every = Grasps.concatenate([item.grasps for item in objects])
+    else:
+        hand = replace(config.gripper.hand, tip_margin=math.inf)  # depths are chosen already
+        config = replace(config, gripper=replace(config.gripper, hand=hand))
+        up, floor = _gravity(config, world_from_camera)
+        every = complete(objects, points, hand, up, floor, antipodal, threads)
     kept, refinement = refine_grasps(
-        every, scene_points(objects, visible), config,
+        every, points, config,
         world_from_camera=world_from_camera, workspace=workspace, threads=threads,
     )  # fmt: skip
     for item in objects:  # an object without grasps is reported as well
         refinement.removed_by_object.setdefault(item.object_id, dict.fromkeys(REASONS, 0))
         refinement.kept_by_object.setdefault(item.object_id, 0)
     return tuple(replace(i, grasps=kept[kept.object_id == i.object_id]) for i in objects), refinement
+
+
+def _gravity(
+    config: RefineConfig, world_from_camera: np.ndarray | None
+) -> tuple[np.ndarray | None, float | None]:
+    """In the camera's frame: (3,) against gravity, and how far along it the hand must stay, m; as far as known."""
+    if config.support is None and world_from_camera is None:
+        return None, None
+    world = np.eye(4) if world_from_camera is None else _rigid(world_from_camera)
+    if config.support is None:
+        return world[2, :3].copy(), None
+    normal = np.asarray(config.support.normal) / np.linalg.norm(config.support.normal)
+    return world[:3, :3].T @ normal, (
+        config.support.offset + config.support.clearance - float(normal @ world[:3, 3])
+    )
 
 
 def _rigid(transform: np.ndarray) -> np.ndarray:

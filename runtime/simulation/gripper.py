@@ -28,15 +28,15 @@ GRIP_FORCE_N = 25.0
 PAD_FRICTION = 0.9  # rubber on most things
 LIFT_MM, HELD_MM = 100.0, 80.0
 
-_TIMESTEP_S = 0.002
+TIMESTEP_S = 0.002
 _CLOSE_S, _SQUEEZE_S, _LIFT_S, _HOLD_S = 0.4, 0.15, 0.5, 0.5
 _APPROACH_STEP_MM = 4.0
-_TOUCH_MM = 0.3  # deeper contact on the way in is a collision
-_PAST_CLOSED_MM = (
-    15.0  # the fingers' target when closed: they press until the force limit, whatever is between them
-)
+TOUCH_MM = 0.3  # deeper contact on the way in is a collision
+# The fingers' target when closed: they press until the force limit, whatever is between them.
+PAST_CLOSED_MM = 15.0
+PEAK_SPEED = 1.875  # of `smooth`
 _STIFFNESS, _DAMPING = 4000.0, 60.0  # N/m, N s/m
-_BASE, _TARGET, _FINGERS = "gripper", "gripper_target", ("gripper_upper_finger", "gripper_lower_finger")
+BASE, _TARGET, FINGERS = "gripper", "gripper_target", ("gripper_upper_finger", "gripper_lower_finger")
 # Gripper geoms meet everything but each other: (a.contype & b.conaffinity) | (b.contype & a.conaffinity).
 _CONTYPE, _CONAFFINITY = 2, 1
 
@@ -69,7 +69,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
     height = 2.0
     spec.worldbody.add_body(name=_TARGET, mocap=True, pos=[0, 0, height])
     base = spec.worldbody.add_body(
-        name=_BASE,
+        name=BASE,
         pos=[0, 0, height],
         gravcomp=1,
         mass=1.0,
@@ -77,7 +77,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         inertia=[5e-3] * 3,
         explicitinertial=True,
     )
-    base.add_freejoint(name=_BASE)
+    base.add_freejoint(name=BASE)
     solid = {
         "type": mujoco.mjtGeom.mjGEOM_BOX,
         "contype": _CONTYPE,
@@ -91,13 +91,13 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
     }
     # Compiled at their largest, so that the bounding volumes fit every size that a trial sets.
     base.add_geom(
-        name=_BASE,
+        name=BASE,
         pos=[(PALM_REAR_MM + FINGER_REAR_MM) / 2 * MM, 0, 0],
         size=_palm_half(MAX_OPENING_MM) * MM,
         **solid,
     )
     x, half = _finger_extent(MAX_DEPTH_MM)
-    for name, side in zip(_FINGERS, (1.0, -1.0), strict=True):
+    for name, side in zip(FINGERS, (1.0, -1.0), strict=True):
         finger = base.add_body(
             name=name, gravcomp=1, mass=0.1, ipos=[0, 0, 0], inertia=[1e-4] * 3, explicitinertial=True
         )
@@ -116,7 +116,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         actuator.forcelimited = True
         actuator.forcerange = [-GRIP_FORCE_N, GRIP_FORCE_N]
     coupling = spec.add_equality(
-        name="gripper_coupling", type=mujoco.mjtEq.mjEQ_JOINT, name1=_FINGERS[0], name2=_FINGERS[1]
+        name="gripper_coupling", type=mujoco.mjtEq.mjEQ_JOINT, name1=FINGERS[0], name2=FINGERS[1]
     )
     coupling.data[:5] = [0, 1, 0, 0, 0]
     coupling.solref = [0.005, 1.0]
@@ -124,7 +124,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         name="gripper_weld",
         type=mujoco.mjtEq.mjEQ_WELD,
         objtype=mujoco.mjtObj.mjOBJ_BODY,
-        name1=_BASE,
+        name1=BASE,
         name2=_TARGET,
     )
     weld.data[:11] = [
@@ -142,6 +142,92 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
     ]  # anchor, relative position and quaternion, torque scale
     weld.solref = [0.006, 1.0]
     weld.solimp = [0.98, 0.999, 0.001, 0.5, 2.0]
+    # With fewer, squeezed objects shoot out of the fingers.
+    spec.option.iterations = max(spec.option.iterations, 100)
+    # Flat pads on flat faces need more than one contact point per pair of geoms. MuJoCo 4 always finds them.
+    spec.option.enableflags |= int(getattr(mujoco.mjtEnableBit, "mjENBL_MULTICCD", 0))
+
+
+class MountedGripper:
+    """The gripper of a compiled model: where it is, how large, what it touches.
+
+    Args:
+        model: of a specification that `add_gripper` was given.
+        data: its state.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        self._model, self._data = model, data
+        self.fingers = [model.body(name).id for name in FINGERS]
+        self.bodies = [model.body(BASE).id, *self.fingers]
+        self._mocap = model.body(_TARGET).mocapid[0]
+        self._free = model.joint(BASE).qposadr[0]
+        self._slides = [model.joint(name).qposadr[0] for name in FINGERS]
+        self.actuators = [model.actuator(name).id for name in FINGERS]
+
+    @property
+    def opening(self) -> float:
+        """Between the fingers' inner faces, m."""
+        return float(self._data.qpos[self._slides].sum())
+
+    @property
+    def target(self) -> np.ndarray:
+        """(4, 4) world <- base, m: what the weld pulls the gripper to."""
+        pose = np.eye(4)
+        load_mujoco().mju_quat2Mat(turn := np.empty(9), self._data.mocap_quat[self._mocap])
+        pose[:3, :3], pose[:3, 3] = turn.reshape(3, 3), self._data.mocap_pos[self._mocap]
+        return pose
+
+    @target.setter
+    def target(self, pose: np.ndarray) -> None:
+        self._data.mocap_pos[self._mocap] = pose[:3, 3]
+        self._data.mocap_quat[self._mocap] = quaternion(pose[:3, :3])
+
+    def pose(self) -> np.ndarray:
+        """(4, 4) world <- base, m; the data must be forward-computed."""
+        pose = np.eye(4)
+        pose[:3, :3] = self._data.xmat[self.bodies[0]].reshape(3, 3)
+        pose[:3, 3] = self._data.xpos[self.bodies[0]]
+        return pose
+
+    def place(self, pose: np.ndarray, half_opening: float) -> None:
+        """Put the gripper there, at rest or not, with its target; m."""
+        self.target = pose
+        self._data.qpos[self._free : self._free + 3] = pose[:3, 3]
+        self._data.qpos[self._free + 3 : self._free + 7] = quaternion(pose[:3, :3])
+        self._data.qpos[self._slides] = half_opening
+
+    def open_palm(self, width: float) -> None:
+        """The palm is as wide as the gripper is open, mm."""
+        self._model.geom(BASE).size = _palm_half(width) * MM
+
+    def set_finger_depth(self, depth: float) -> None:
+        """Fingers reach to `depth` beyond the base's origin, 0 to MAX_DEPTH_MM; mm."""
+        x, half = _finger_extent(depth)
+        for name in FINGERS:
+            self._model.geom(name).size = half * MM
+            self._model.geom(name).pos[0] = x * MM
+
+    def contacts(self) -> list[tuple[int, int, int, float]]:
+        """Of every contact of the gripper its number, both geoms, and the distance, m, negative in contact."""
+        contacts = self._data.contact
+        if len(contacts.geom) == 0:
+            return []
+        touching = np.isin(self._model.geom_bodyid[contacts.geom], self.bodies).any(axis=1)
+        return [
+            (int(i), int(contacts.geom[i, 0]), int(contacts.geom[i, 1]), float(contacts.dist[i]))
+            for i in np.flatnonzero(touching)
+        ]
+
+    def other(self, a: int, b: int) -> int:
+        """Of a contact's two geoms the one that is not the gripper's."""
+        return b if self._model.geom_bodyid[a] in self.bodies else a
+
+    def grips(self, body: int) -> bool:
+        """Whether a body touches both fingers."""
+        owner = self._model.geom_bodyid
+        pairs = {frozenset((int(owner[a]), int(owner[b]))) for _, a, b, _ in self.contacts()}
+        return all(frozenset((finger, body)) in pairs for finger in self.fingers)
 
 
 class GraspTrials:
@@ -154,20 +240,13 @@ class GraspTrials:
 
     def __init__(self, world: World, spec: mujoco.MjSpec | None = None) -> None:
         mujoco = load_mujoco()
-        spec = world_spec(world, timestep=_TIMESTEP_S) if spec is None else spec
+        spec = world_spec(world, timestep=TIMESTEP_S) if spec is None else spec
         add_gripper(spec)
-        spec.option.iterations = max(spec.option.iterations, 100)
-        # Flat pads on flat faces need more than one contact point per pair of geoms. MuJoCo 4 always finds them.
-        spec.option.enableflags |= int(getattr(mujoco.mjtEnableBit, "mjENBL_MULTICCD", 0))
         self.world = world
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
         self._bodies = {o.object_id: self.model.body(body_name(o.object_id)).id for o in world.objects}
-        self._finger_bodies = [self.model.body(name).id for name in _FINGERS]
-        self._gripper_bodies = [self.model.body(_BASE).id, *self._finger_bodies]
-        self._mocap = self.model.body(_TARGET).mocapid[0]
-        self._free = self.model.joint(_BASE).qposadr[0]
-        self._fingers = [self.model.joint(name).qposadr[0] for name in _FINGERS]
+        self._gripper = MountedGripper(self.model, self.data)
 
     def try_grasp(self, pose: np.ndarray, width_m: float, depth_m: float, object_id: int) -> Trial:
         """Go in along the approach, close, lift straight up by LIFT_MM, hold half a second.
@@ -183,7 +262,8 @@ class GraspTrials:
         """
         self._check(pose, width_m, depth_m, object_id)
         mujoco, model, data = load_mujoco(), self.model, self.data
-        self._shape(width_m / MM, depth_m / MM)
+        self._gripper.open_palm(width_m / MM)
+        self._gripper.set_finger_depth(depth_m / MM)
         mujoco.mj_resetData(model, data)
         mujoco.mj_fwdPosition(model, data)
         start = data.xipos.copy()
@@ -191,23 +271,23 @@ class GraspTrials:
         if met:
             return Trial(COLLIDED, 0.0, 0.0, met)
         body = self._bodies[object_id]
-        opened, closed = width_m / 2, -_PAST_CLOSED_MM * MM
+        opened, closed = width_m / 2, -PAST_CLOSED_MM * MM
         self._run(_CLOSE_S, lambda s: data.ctrl.fill(opened + s * (closed - opened)))
         self._run(_SQUEEZE_S)
-        gripped = self._gripped(body)
-        height = float(data.mocap_pos[self._mocap, 2])
+        gripped = self._gripper.grips(body)
+        start_pose = self._gripper.target
 
         def lift(progress: float) -> None:
-            # The smoothest motion between two rests: 10 s^3 - 15 s^4 + 6 s^5.
-            way = progress**3 * (10 - 15 * progress + 6 * progress**2)
-            data.mocap_pos[self._mocap, 2] = height + LIFT_MM * MM * way
+            lifted = start_pose.copy()
+            lifted[2, 3] += LIFT_MM * MM * smooth(progress)
+            self._gripper.target = lifted
 
         self._run(_LIFT_S, lift)
         self._run(_HOLD_S)
         lifted = float(data.xipos[body, 2] - start[body, 2]) / MM
         others = [b for b in self._bodies.values() if b != body]
         moved = max((float(np.linalg.norm(data.xipos[b] - start[b])) / MM for b in others), default=0.0)
-        if lifted >= HELD_MM and self._gripped(body):
+        if lifted >= HELD_MM and self._gripper.grips(body):
             return Trial(HELD, lifted, moved)
         return Trial(SLIPPED if gripped else MISSED, lifted, moved)
 
@@ -221,23 +301,6 @@ class GraspTrials:
         if object_id not in self._bodies:
             raise ValueError(f"expected an object of the world ({sorted(self._bodies)}), got {object_id}")
 
-    def _shape(self, width: float, depth: float) -> None:
-        """Palm as wide as the open gripper, fingers as long as the depth; mm."""
-        model = self.model
-        model.geom(_BASE).size = _palm_half(width) * MM
-        x, half = _finger_extent(depth)
-        for name in _FINGERS:
-            model.geom(name).size = half * MM
-            model.geom(name).pos[0] = x * MM
-
-    def _place(self, pose: np.ndarray, back: float, half_opening: float) -> None:
-        data = self.data
-        position, turn = pose[:3, 3] - back * pose[:3, 0], quaternion(pose[:3, :3])
-        data.mocap_pos[self._mocap], data.mocap_quat[self._mocap] = position, turn
-        data.qpos[self._free : self._free + 3] = position
-        data.qpos[self._free + 3 : self._free + 7] = turn
-        data.qpos[self._fingers] = half_opening
-
     def _move_in(self, pose: np.ndarray, width_m: float) -> str:
         """Bring the open gripper in; what it touched on its way, empty if nothing.
 
@@ -245,45 +308,37 @@ class GraspTrials:
         """
         mujoco = load_mujoco()
         for back in np.append(np.arange(APPROACH_MM, 0, -_APPROACH_STEP_MM), 0.0):
-            self._place(pose, back * MM, width_m / 2)
+            behind = np.array(pose, np.float64)
+            behind[:3, 3] -= back * MM * behind[:3, 0]
+            self._gripper.place(behind, width_m / 2)
             mujoco.mj_fwdPosition(self.model, self.data)
-            for a, b, distance in self._gripper_contacts():
-                if distance < -_TOUCH_MM * MM:
-                    geom = b if self.model.geom_bodyid[a] in self._gripper_bodies else a
-                    return str(self.model.geom(geom).name)
+            for _, a, b, distance in self._gripper.contacts():
+                if distance < -TOUCH_MM * MM:
+                    return str(self.model.geom(self._gripper.other(a, b)).name)
         self.data.ctrl[:] = width_m / 2
         return ""
 
     def _run(self, seconds: float, control: Callable[[float], object] | None = None) -> None:
         """Simulate; `control` is called before every step with the progress, 0 to 1."""
         mujoco = load_mujoco()
-        steps = round(seconds / _TIMESTEP_S)
+        steps = round(seconds / TIMESTEP_S)
         for step in range(steps):
             if control is not None:
                 control((step + 1) / steps)
             mujoco.mj_step(self.model, self.data)
 
-    def _gripper_contacts(self) -> list[tuple[int, int, float]]:
-        contacts = self.data.contact
-        if len(contacts.geom) == 0:
-            return []
-        bodies = self.model.geom_bodyid[contacts.geom]
-        touching = np.isin(bodies, self._gripper_bodies).any(axis=1)
-        return [
-            (int(a), int(b), float(d))
-            for (a, b), d in zip(contacts.geom[touching], contacts.dist[touching], strict=True)
-        ]
-
-    def _gripped(self, body: int) -> bool:
-        """Whether the body touches both fingers."""
-        owner = self.model.geom_bodyid
-        pairs = {frozenset((int(owner[a]), int(owner[b]))) for a, b, _ in self._gripper_contacts()}
-        return all(frozenset((finger, body)) in pairs for finger in self._finger_bodies)
-
 
 def try_grasp(world: World, pose: np.ndarray, width_m: float, depth_m: float, object_id: int) -> Trial:
     """One grasp in a world; see `GraspTrials.try_grasp`, which is faster for many."""
     return GraspTrials(world).try_grasp(pose, width_m, depth_m, object_id)
+
+
+def smooth(progress: float) -> float:
+    """0..1 at 0..1 of the time, the smoothest motion between two rests: 10 s^3 - 15 s^4 + 6 s^5.
+
+    Its greatest speed is PEAK_SPEED times the mean one.
+    """
+    return progress**3 * (10 - 15 * progress + 6 * progress**2)
 
 
 def _palm_half(width: float) -> np.ndarray:

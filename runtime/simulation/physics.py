@@ -5,11 +5,13 @@ Inside MuJoCo everything is metres, kilograms and seconds, in the world's axes; 
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zerograsp_edge.runtime.errors import MissingExtra, ZeroGraspError
 from zerograsp_edge.runtime.extras import require
 from zerograsp_edge.runtime.simulation.solids import solid_of
 
@@ -30,9 +32,30 @@ SUPPORT_FRICTION = 0.8
 _MOST_HULL_CORNERS = 512
 
 
+class RenderError(ZeroGraspError, RuntimeError):
+    """No offscreen OpenGL on this machine."""
+
+
+OPENGL_REMEDY = (
+    "install the libraries of EGL (sudo apt-get install libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6), or name "
+    "another way with the environment variable MUJOCO_GL (egl, osmesa, glfw)"
+)
+
+
 def load_mujoco() -> ModuleType:
-    """The module `mujoco`. Raises MissingExtra, naming the extra `sim`, when it is not there."""
-    return require("mujoco", "sim", "simulate")
+    """The module `mujoco`.
+
+    Raises:
+        MissingExtra: it is not there; the message names the extra `sim`.
+        RenderError: it is, and the way to OpenGL that MUJOCO_GL names is not, which it loads when it is imported.
+    """
+    try:
+        return require("mujoco", "sim", "simulate")
+    except MissingExtra:
+        raise
+    except Exception as error:
+        way = os.environ.get("MUJOCO_GL", "")
+        raise RenderError(f"MuJoCo cannot be loaded with MUJOCO_GL={way} ({error}); {OPENGL_REMEDY}") from error
 
 
 def body_name(object_id: int) -> str:

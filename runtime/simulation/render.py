@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from zerograsp_edge.runtime.errors import ZeroGraspError
-from zerograsp_edge.runtime.simulation.physics import MM, load_mujoco, quaternion
+from zerograsp_edge.runtime.simulation.physics import (
+    MM,
+    OPENGL_REMEDY,
+    RenderError,
+    load_mujoco,
+    quaternion,
+)
 from zerograsp_edge.runtime.simulation.solids import solid_of
 from zerograsp_edge.runtime.simulation.textures import PATTERNS, cube_map, square
-from zerograsp_edge.runtime.simulation.world import World
+from zerograsp_edge.runtime.simulation.world import SupportBox, World
 
 if TYPE_CHECKING:
     import mujoco
 
+Renderer = TypeVar("Renderer", bound="ModelRenderer")
 NEAR_M, FAR_M = 0.05, 12.0
 _SHOWN, _HIDDEN = 0, 5  # geom groups
 _WHITE = [1.0, 1.0, 1.0, 1.0]
-
-
-class RenderError(ZeroGraspError, RuntimeError):
-    """No offscreen OpenGL on this machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Picture:
         depth: (H, W) float32 mm along the optical axis, 0 where nothing is within 12 m.
         mask: (H, W) uint8 object ids, 0 elsewhere.
         visible_fraction: (objects,) float32 visible pixels / pixels covered if the object stood alone, both within
-            the picture; 0 when it covers none.
+            the picture; 0 when it covers none, NaN when it was not asked for.
     """
 
     rgb: np.ndarray
@@ -49,61 +52,39 @@ class Picture:
     visible_fraction: np.ndarray
 
 
-class WorldRenderer:
-    """Renders one world; the model, its meshes and textures are uploaded once.
+class ModelRenderer:
+    """Pictures of a compiled MuJoCo model, at whatever state its data are in; meshes and textures are uploaded once.
 
     Args:
-        world: objects are drawn as their meshes, not as their convex parts.
-        rng: draws textures of supports and surroundings; `render` draws the lights of each view.
+        model, data: `data` must be forward-computed before a picture is taken.
+        ids: (ngeom,) uint8, what each geom is in masks; 0 is nothing.
         width, height: picture size, pixels.
 
     Raises:
-        MissingExtra: no MuJoCo. RenderError: no offscreen OpenGL.
+        RenderError: no offscreen OpenGL.
     """
 
-    def __init__(self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, data: mujoco.MjData, ids: np.ndarray, width: int = 640, height: int = 480
+    ) -> None:
         mujoco = load_mujoco()
-        self.world, self.width, self.height = world, width, height
-        self._model = _model(world, rng, width, height)
-        self._data = mujoco.MjData(self._model)
-        mujoco.mj_forward(self._model, self._data)
+        self.width, self.height = width, height
+        self._model, self._data, self._ids = model, data, ids
         _gl_context(width, height).make_current()
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        try:
+            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except mujoco.FatalError as error:  # GLFW without a display makes a context that is none
+            raise RenderError(f"no offscreen OpenGL ({error}); {OPENGL_REMEDY}") from error
         # Reversed z keeps float32's precision at a distance.
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + 16)
         self._options = mujoco.MjvOption()
         self._rect = mujoco.MjrRect(0, 0, width, height)
-        self._all_groups = self._model.geom_group.copy()
-        self._object_geoms = [self._model.geom(f"object_{item.object_id}").id for item in world.objects]
-        self._ids = np.zeros(self._model.ngeom, np.uint8)
-        self._ids[self._object_geoms] = [item.object_id for item in world.objects]
 
-    def render(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> Picture:
-        """The world from one camera, with lights drawn from rng.
-
-        Args:
-            camera_pose: (4, 4) world <- camera (x right, y down, z forward), mm.
-            intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
-        """
-        mujoco = load_mujoco()
-        depth, mask = self.geometry(camera_pose, intrinsics)
-        fraction = np.zeros(len(self.world.objects), np.float32)
-        visible = np.bincount(mask.ravel(), minlength=256)
-        for i, (item, geom) in enumerate(zip(self.world.objects, self._object_geoms, strict=True)):
-            if not visible[item.object_id]:
-                continue
-            self._model.geom_group[:] = _HIDDEN
-            self._model.geom_group[geom] = _SHOWN
-            self._update(camera_pose, intrinsics)
-            ids, _ = self._read(True)
-            fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
-        self._model.geom_group[:] = self._all_groups
-        _draw_lights(self._model, rng, self.world.support_kind)
-        mujoco.mj_forward(self._model, self._data)
+    def rgb(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, from a camera as in `WorldRenderer.render`, in the light that is there."""
         self._update(camera_pose, intrinsics)
-        rgb, _ = self._read(False)
-        return Picture(rgb, depth, mask, fraction)
+        return self._read(False)[0]
 
     def geometry(self, camera_pose: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth and mask only, as in Picture."""
@@ -124,7 +105,7 @@ class WorldRenderer:
         """Frees the uploaded model. Calling it twice is allowed."""
         self._context.free()
 
-    def __enter__(self) -> WorldRenderer:
+    def __enter__(self: Renderer) -> Renderer:
         return self
 
     def __exit__(
@@ -171,6 +152,94 @@ class WorldRenderer:
         return np.ascontiguousarray(colour[::-1]), window[::-1]
 
 
+class WorldRenderer(ModelRenderer):
+    """Renders one world; the model, its meshes and textures are uploaded once.
+
+    Args:
+        world: objects are drawn as their meshes, not as their convex parts.
+        rng: draws textures of supports and surroundings; `render` draws the lights of each view.
+        width, height: picture size, pixels.
+        boxes: as many plain grey boxes are drawn where `move` puts them: a gripper. They hide what is behind them
+            and have no mask.
+
+    Raises:
+        MissingExtra: no MuJoCo. RenderError: no offscreen OpenGL.
+    """
+
+    def __init__(
+        self, world: World, rng: np.random.Generator, width: int = 640, height: int = 480, boxes: int = 0
+    ) -> None:
+        mujoco = load_mujoco()
+        self.world = world
+        model = _model(world, rng, width, height, boxes)
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        self._object_geoms = [model.geom(f"object_{item.object_id}").id for item in world.objects]
+        self._box_geoms = [model.geom(f"box_{i}").id for i in range(boxes)]
+        ids = np.zeros(model.ngeom, np.uint8)
+        ids[self._object_geoms] = [item.object_id for item in world.objects]
+        super().__init__(model, data, ids, width, height)
+        self._shown_groups = model.geom_group.copy()
+
+    def move(self, poses: np.ndarray, shown: np.ndarray, boxes: Sequence[SupportBox] = ()) -> None:
+        """Put the objects and boxes elsewhere; supports and surroundings stay.
+
+        Args:
+            poses: (objects, 4, 4) world <- object, mm, in the order of the world's.
+            shown: (objects,) bool; the others are not drawn.
+            boxes: as many as were asked for.
+        """
+        model = self._model
+        for geom, pose, visible in zip(self._object_geoms, poses, shown, strict=True):
+            # A mesh geom's own frame is that of its principal axes.
+            mesh = model.geom_dataid[geom]
+            offset = np.empty(9)
+            load_mujoco().mju_quat2Mat(offset, model.mesh_quat[mesh])
+            model.geom_pos[geom] = pose[:3, :3] @ model.mesh_pos[mesh] + pose[:3, 3] * MM
+            model.geom_quat[geom] = quaternion(pose[:3, :3] @ offset.reshape(3, 3))
+            self._shown_groups[geom] = _SHOWN if visible else _HIDDEN
+        for geom, box in zip(self._box_geoms, boxes, strict=True):
+            model.geom_pos[geom], model.geom_quat[geom] = box.centre * MM, quaternion(box.rotation)
+            model.geom_size[geom] = box.half * MM
+        model.geom_group[:] = self._shown_groups
+        load_mujoco().mj_forward(model, self._data)
+
+    def render(
+        self,
+        camera_pose: np.ndarray,
+        intrinsics: np.ndarray,
+        rng: np.random.Generator,
+        fractions: bool = True,
+    ) -> Picture:
+        """The world from one camera, with lights drawn from rng.
+
+        Args:
+            camera_pose: (4, 4) world <- camera (x right, y down, z forward), mm.
+            intrinsics: (3, 3) pinhole, pixels; integer coordinates are pixel centres.
+            fractions: False leaves out the pictures of every object alone; the visible fractions are then NaN.
+        """
+        depth, mask = self.geometry(camera_pose, intrinsics)
+        fraction = np.full(len(self.world.objects), 0.0 if fractions else np.nan, np.float32)
+        visible = np.bincount(mask.ravel(), minlength=256)
+        alone = zip(self.world.objects, self._object_geoms, strict=True) if fractions else ()
+        for i, (item, geom) in enumerate(alone):
+            if not visible[item.object_id]:
+                continue
+            self._model.geom_group[:] = _HIDDEN
+            self._model.geom_group[geom] = _SHOWN
+            self._update(camera_pose, intrinsics)
+            ids, _ = self._read(True)
+            fraction[i] = visible[item.object_id] / np.count_nonzero(ids)
+        self._model.geom_group[:] = self._shown_groups
+        return Picture(self.colour(camera_pose, intrinsics, rng), depth, mask, fraction)
+
+    def colour(self, camera_pose: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 sRGB, as in Picture; takes half the time."""
+        _draw_lights(self._model, rng, self.world.support_kind)
+        load_mujoco().mj_forward(self._model, self._data)
+        return self.rgb(camera_pose, intrinsics)
+
+
 _CONTEXTS: dict[tuple[int, int], mujoco.GLContext] = {}
 _BACKENDS = ("egl", "osmesa", "glfw")
 
@@ -194,14 +263,11 @@ def _gl_context(width: int, height: int) -> mujoco.GLContext:
             _CONTEXTS[width, height] = context
             break
         else:
-            raise RenderError(
-                f"no offscreen OpenGL ({'; '.join(failures)}); install the libraries of EGL (libegl1, "
-                "libgl1-mesa-dri) or OSMesa (libosmesa6), or name another way with MUJOCO_GL"
-            )
+            raise RenderError(f"no offscreen OpenGL ({'; '.join(failures)}); {OPENGL_REMEDY}")
     return _CONTEXTS[width, height]
 
 
-def _model(world: World, rng: np.random.Generator, width: int, height: int) -> mujoco.MjModel:
+def _model(world: World, rng: np.random.Generator, width: int, height: int, boxes: int = 0) -> mujoco.MjModel:
     mujoco = load_mujoco()
     spec = mujoco.MjSpec()
     spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
@@ -225,6 +291,11 @@ def _model(world: World, rng: np.random.Generator, width: int, height: int) -> m
         )
         _geom(spec, name, mujoco.mjtGeom.mjGEOM_MESH, item.pose[:3, 3], item.pose[:3, :3], meshname=name)
     _surroundings(spec, world, rng)
+    for index in range(boxes):
+        spec.worldbody.add_geom(
+            name=f"box_{index}", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.01] * 3, pos=[0, 0, 5],
+            rgba=[0.25, 0.25, 0.28, 1.0], contype=0, conaffinity=0, group=_SHOWN,
+        )  # fmt: skip
     for index in range(3):
         spec.worldbody.add_light(name=f"light_{index}", pos=[0, 0, 2], dir=[0, 0, -1], cutoff=75, exponent=1)
     return spec.compile()

@@ -14,14 +14,16 @@ pytest.importorskip("skimage", reason="meshes of compound shapes need the extra 
 pytest.importorskip("torch", reason="grasp labels need the extra `export`")
 
 from zerograsp_edge.export.training import generate as generating
-from zerograsp_edge.export.training import scenes
 from zerograsp_edge.export.training.contact_sheet import contact_sheet
 from zerograsp_edge.export.training.sample import SceneSample, View
-from zerograsp_edge.export.training.scenes import SCENE_KINDS, SPLITS, make_views, make_world
+from zerograsp_edge.export.training.scenes import make_views
+from zerograsp_edge.runtime.simulation import scenes
 from zerograsp_edge.runtime.simulation.render import RenderError
+from zerograsp_edge.runtime.simulation.scenes import SCENE_KINDS, SPLITS, attempt_world, make_world
 from zerograsp_edge.runtime.simulation.sensor import FEWEST_PIXELS
 from zerograsp_edge.runtime.simulation.settle import SettleError, penetration
 from zerograsp_edge.runtime.simulation.shapes.families import HELD_OUT, TRAINED
+from zerograsp_edge.runtime.simulation.solids import SolidError
 from zerograsp_edge.runtime.simulation.world import World
 
 
@@ -106,7 +108,7 @@ def test_same_seed_same_scene_other_seed_other_scene() -> None:
 def test_splits_are_disjoint() -> None:
     assert not set(TRAINED) & set(HELD_OUT)
     draws = {
-        (split, seed): scenes._generator(seed, split, 0, scenes._WORLD).random(4).tobytes()
+        (split, seed): scenes.generator(seed, split, 0, scenes.WORLD).random(4).tobytes()
         for split in SPLITS
         for seed in range(200)
     }
@@ -197,3 +199,19 @@ def test_a_machine_without_opengl_is_not_retried(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(generating, "_attempt_scene", attempt)
     with pytest.raises(RenderError):
         generating.generate_scene(0, "train", 1)
+
+
+def test_an_attempt_whose_shape_has_no_closed_mesh_is_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts: list[int] = []
+
+    def fails_once(*arguments: object, **_: object) -> World:
+        attempts.append(int(str(arguments[3])))
+        if len(attempts) == 1:
+            raise SolidError("an open mesh")
+        return attempt_world(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scenes, "attempt_world", fails_once)
+    world = scenes.make_world(3, "train", "single")
+    assert attempts == [0, 1] and len(world.objects) == 1

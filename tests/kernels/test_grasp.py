@@ -18,6 +18,8 @@ HANDS = (
     Hand(),
     Hand(sweep=0.1),
     Hand(sweep=0.0, max_opening=0.05),
+    Hand(sweep=0.05, tip_margin=0.008),
+    Hand(finger_length=0.06, tip_margin=math.inf),
     Hand(
         finger_length=0.045,
         palm_width=0.18,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,3 +164,24 @@ def test_cube_map_has_no_seams() -> None:
 def test_unknown_pattern_is_named() -> None:
     with pytest.raises(ValueError, match=r"plain, noise.*got 'tartan'"):
         square("tartan", np.zeros(3), np.random.default_rng(0))
+
+
+def test_moved_objects_look_as_if_they_had_always_been_there(renderer: WorldRenderer) -> None:
+    poses = np.array([item.pose for item in WORLD.objects])
+    moved = poses.copy()
+    moved[0, :3, :3] = placed(1, Sphere(1), (0, 0, 0), 1.1).pose[:3, :3] @ moved[0, :3, :3]
+    moved[0, :3, 3] += (30, -60, 15)
+    there = World(
+        WORLD.support_kind,
+        WORLD.support,
+        tuple(replace(item, pose=pose) for item, pose in zip(WORLD.objects[:2], moved, strict=False)),
+        0,
+    )
+    with WorldRenderer(there, np.random.default_rng(0), WIDTH, HEIGHT) as fresh:
+        expected = fresh.geometry(camera_at((300.0, -300, 350)), INTRINSICS)
+    renderer.move(moved, np.array([True, True, False]))
+    depth, mask = renderer.geometry(camera_at((300.0, -300, 350)), INTRINSICS)
+    renderer.move(poses, np.ones(3, bool))
+    np.testing.assert_array_equal(mask, expected[1])
+    assert set(np.unique(mask)) == {0, 1, 2}
+    np.testing.assert_allclose(depth[mask > 0], expected[0][mask > 0], atol=0.01)

@@ -293,7 +293,7 @@ def test_a_world_made_again_must_be_the_stored_one(
     pytest.importorskip("mujoco", reason="needs the extra `sim`")
     from parts import grasp_success
 
-    from zerograsp_edge.export.training import scenes
+    from zerograsp_edge.runtime.simulation import scenes
     from zerograsp_edge.runtime.simulation.settle import SettleError
     from zerograsp_edge.runtime.simulation.shapes import Box
     from zerograsp_edge.runtime.simulation.world import World, WorldObject
