@@ -187,12 +187,12 @@ ZG_API int zg_cuda_occlusion_field(int32_t type, const float* centres, const int
 
 // Contact-constrained width and depth of grasps (m; rotation columns approach, closing, height), points between their fingers,
 // and whether they fit (values of zerograsp::grasp::Status), against points (point_count, 3) in m, in an order that decides
-// ties. hand: the 11 lengths of zerograsp::grasp::Gripper in their order, HOST memory. Status: kZgNotFinite; a grasp that is not
+// ties. hand (lengths = 12): the lengths of zerograsp::grasp::Gripper in their order, HOST memory. Status: kZgNotFinite; a grasp that is not
 // finite counts as empty, and with a point that is not finite no outcome is to be used. status may be null.
 ZG_API size_t zg_cuda_refine_grasps_workspace(int64_t points);
 ZG_API int zg_cuda_refine_grasps(const float* rotation, const float* translation, const float* width, const float* depth,
                                  int64_t n, const int32_t* n_count, const float* points, int64_t point_count,
-                                 const int32_t* points_count, const float* hand, int32_t min_inner_points,
+                                 const int32_t* points_count, const float* hand, int32_t lengths, int32_t min_inner_points,
                                  float* refined_width, float* refined_depth, int32_t* inner_points, uint8_t* fit,
                                  int32_t* status, void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
 

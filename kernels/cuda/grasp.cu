@@ -22,6 +22,7 @@ constexpr int kThreads = 256, kGraspThreads = 64;
 constexpr float kCell = 0.016f;  // m; as on the CPU, where it is explained
 constexpr std::int64_t kMaxCells = std::int64_t{1} << 18;  // beyond, cells grow
 constexpr float kMaxCoordinate = 1e4f;  // m; as kernels/grasp.py: farther away positions would lose their millimetres
+constexpr int kLengths = 12;  // of a Gripper, before min_inner_points
 constexpr std::int64_t kCellsPerBlock = 4 * kRankThreads;
 constexpr std::size_t kAlignment = 256;
 
@@ -242,13 +243,14 @@ size_t zg_cuda_refine_grasps_workspace(int64_t points) {
 
 int zg_cuda_refine_grasps(const float* rotation, const float* translation, const float* width, const float* depth, int64_t n,
                           const int32_t* n_count, const float* points, int64_t point_count, const int32_t* points_count,
-                          const float* hand, int32_t min_inner_points, float* refined_width, float* refined_depth,
+                          const float* hand, int32_t lengths, int32_t min_inner_points, float* refined_width, float* refined_depth,
                           int32_t* inner_points, uint8_t* fit, int32_t* status, void* workspace, size_t workspace_bytes,
                           CUstream_st* stream) {
   ZG_TRY(expect_size("grasps", n, 0, kMaxRows));
   ZG_TRY(expect_size("points", point_count, 0, kMaxRows - grasp::kBlock));
-  if (hand == nullptr) return invalid("hand: expected 11 lengths in host memory, got null");
-  for (int k = 0; k < 11; ++k)
+  if (hand == nullptr || lengths != kLengths)
+    return invalid("hand: expected %d lengths in host memory, got %d", kLengths, hand == nullptr ? 0 : lengths);
+  for (int k = 0; k < kLengths; ++k)
     if (std::isnan(hand[k])) return invalid("hand: expected lengths in m, got NaN at position %d", k);
   ZG_TRY(expect_pointer("rotation", rotation, n > 0));
   ZG_TRY(expect_pointer("translation", translation, n > 0));
@@ -261,8 +263,8 @@ int zg_cuda_refine_grasps(const float* rotation, const float* translation, const
   ZG_TRY(expect_pointer("fit", fit, n > 0));
   ZG_TRY(expect_workspace(workspace, workspace_bytes, zg_cuda_refine_grasps_workspace(point_count)));
 
-  const Gripper gripper = {hand[0], hand[1], hand[2], hand[3], hand[4],  hand[5],
-                           hand[6], hand[7], hand[8], hand[9], hand[10], min_inner_points};
+  const Gripper gripper = {hand[0], hand[1], hand[2], hand[3],  hand[4],  hand[5],        hand[6],
+                           hand[7], hand[8], hand[9], hand[10], hand[11], min_inner_points};
   const Grasps grasps = {rotation, translation, width, depth, {n, n_count}};
   const Cloud cloud = {points, {point_count, points_count}};
   char* scratch = static_cast<char*>(workspace);

@@ -36,8 +36,8 @@ def refine(
     workspace = np.full(cuda.refine_grasps_workspace(len(points) + more), 0x7F, np.uint8)
     cuda.refine_grasps(
         padded(rotation), padded(translation), padded(width), padded(depth), n + more, counts[0], padded(points),
-        len(points) + more, counts[1], hand.lengths(), hand.min_inner_points, out.width, out.depth, out.inner_points,
-        out.fit, status, workspace, workspace.size,
+        len(points) + more, counts[1], hand.lengths(), len(hand.lengths()), hand.min_inner_points, out.width,
+        out.depth, out.inner_points, out.fit, status, workspace, workspace.size,
     )  # fmt: skip
     results = [out.width, out.depth, out.inner_points, out.fit]
     assert all((values[n:] == UNTOUCHED).all() for values in results)
@@ -93,7 +93,7 @@ def dense_scene(seed: int) -> tuple[np.ndarray, ...]:
 def test_dense_points(order: int) -> None:
     cuda = library()
     cuda.seed(order)
-    arguments = *dense_scene(1), HANDS[3]
+    arguments = *dense_scene(1), HANDS[-1]
     got, _ = refine(cuda, *arguments)
     assert len(set(got.fit)) >= 3
     assert_equal(got, reference.refine_grasps(*arguments))
@@ -174,13 +174,15 @@ def test_the_status_tells_of_values_that_are_not_finite(value: float) -> None:
 
 def test_launchers_name_the_argument() -> None:
     cuda = library()
-    hand = np.zeros(11, np.float32)
-    rest = [10, None, None, None, None, None, None, 0]
+    hand = np.zeros(12, np.float32)
+    rest = [12, 10, None, None, None, None, None, None, 0]
     with pytest.raises(CudaError, match="rotation: expected device memory, got null"):
         cuda.refine_grasps(None, None, None, None, 1, None, None, 0, None, hand, *rest)
     hand[3] = np.nan
     with pytest.raises(CudaError, match="hand: expected lengths in m, got NaN at position 3"):
         cuda.refine_grasps(None, None, None, None, 0, None, None, 0, None, hand, *rest)
+    with pytest.raises(CudaError, match="hand: expected 12 lengths in host memory, got 11"):
+        cuda.refine_grasps(None, None, None, None, 0, None, None, 0, None, hand, 11, *rest[1:])
 
 
 @pytest.mark.slow
