@@ -1,0 +1,276 @@
+"""Objects of a frame without a network: supports by robust planes, the rest parted at steps, concave creases and colours."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from zerograsp_edge import kernels
+from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
+from zerograsp_edge.runtime.network import Stopwatch
+from zerograsp_edge.runtime.segmentation import Segmentation, SupportPlane
+from zerograsp_edge.runtime.segmentation.boundary import (
+    PIXELS,
+    Pieces,
+    boundary_features,
+    locate,
+    region_boundaries,
+)
+from zerograsp_edge.runtime.segmentation.planes import Plane, assign, carrying_plane, find_planes, tolerance
+from zerograsp_edge.runtime.segmentation.tracking import IdTracker
+from zerograsp_edge.runtime.segmentation.weights import BOUNDARY_WEIGHTS, REGION_WEIGHTS
+
+NO_DEPTH = "no depth within {:.0f} to {:.0f} mm"
+NOTHING = "nothing stands on the supports"
+TOO_SMALL, TOO_LARGE, EDGE_OF_SUPPORT, TOO_MANY = (
+    "too small",
+    "larger than an object",
+    "edge of a support",
+    "more objects than asked for",
+)
+# Weight of an edge that must, or must never, be contracted.
+_TOGETHER, _APART = 1e4, -1e4
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """What is taken for an object; lengths in mm.
+
+    Attributes:
+        max_depth: what is farther away is background.
+        max_object: longest extent of an object.
+        min_plane_area: cm^2; a plane is a support from this area on and if it is also longer than an object is
+            usually (`min_plane_length`), or from 2.4 times this area on.
+        min_plane_length: see min_plane_area.
+        min_pixels: fewest pixels of an object in a 640x480 picture; in others in proportion.
+        working_pixels: the picture is reduced by a whole factor to about this many pixels.
+        cell: edge of a superpixel's seed in the reduced picture, pixels.
+        iterations: of the superpixels.
+        fill: longest run of unmeasured pixels in a row, in reduced pixels, that is given to what lies around it.
+        max_objects: the largest are kept and the others reported; None keeps all.
+        split_bias: added to every score; lower parts more.
+        merge_bias: added to the scores of whole regions; lower leaves more of them apart.
+    """
+
+    max_depth: float = 1600.0
+    max_object: float = 350.0
+    min_plane_area: float = 250.0
+    min_plane_length: float = 250.0
+    min_pixels: int = 120
+    working_pixels: int = 320 * 240
+    cell: int = 8
+    iterations: int = 4
+    fill: int = 12
+    max_objects: int | None = None
+    split_bias: float = -1.4
+    merge_bias: float = -0.5
+
+
+class GeometricSegmenter:
+    """Segments tabletops, bins and shelves from depth and colour, and keeps objects' ids from frame to frame.
+
+    Args:
+        config: what is taken for an object.
+        threads: of the native parts; 0 takes all of OpenMP's.
+
+    A segmenter serves one frame at a time; a second thread waits.
+    """
+
+    def __init__(self, config: SegmentationConfig | None = None, *, threads: int = 0) -> None:
+        self.config = config or SegmentationConfig()
+        self.threads = threads
+        self._workspace = kernels.Workspace()
+        self._tracker = IdTracker()
+        self._lock = threading.Lock()
+
+    def reset(self) -> None:
+        """Forget earlier frames: ids start again at 1."""
+        with self._lock:
+            self._tracker = IdTracker()
+
+    def __call__(self, frame: Frame) -> Segmentation:
+        """The objects of a frame; a mask that it may have is not looked at."""
+        with self._lock:
+            return self._segment(frame)
+
+    def _segment(self, frame: Frame) -> Segmentation:
+        import cv2
+
+        c, watch = self.config, Stopwatch()
+        stride = _stride(frame.height, frame.width, c.working_pixels)
+        with watch("reduce"):
+            inverse = kernels.reduce_depth(
+                frame.depth, stride, MIN_DEPTH_MM, c.max_depth * 2, threads=self.threads
+            )
+            if np.count_nonzero(inverse) < c.min_pixels / 4:
+                reason = NO_DEPTH.format(MIN_DEPTH_MM, 2 * c.max_depth)
+                return Segmentation(np.zeros(frame.depth.shape, np.int32), reason=reason, timings=watch.timings)
+            height, width = inverse.shape
+            whole = frame.rgb[: height * stride, : width * stride]
+            small = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+            colour = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
+            noise = depth_noise(inverse)
+        with watch("superpixels"):
+            labels, statistics = kernels.planar_superpixels(
+                inverse, colour, c.cell, c.iterations, 2 * noise,
+                workspace=self._workspace, threads=self.threads,
+            )  # fmt: skip
+        with watch("graph"):
+            graph = kernels.superpixel_graph(inverse, colour, labels, statistics, workspace=self._workspace)
+            pieces = locate(graph.statistics, _reduced(frame.intrinsics, stride), noise)
+        with watch("planes"):
+            planes = find_planes(
+                graph.statistics, pieces, noise, min_area=100 * c.min_plane_area,
+                min_length=c.min_plane_length, max_depth=1.6 * c.max_depth,
+            )  # fmt: skip
+            background, structure, carrying = self._background(graph, pieces, planes)
+        with watch("regions"):
+            regions = self._regions(graph, pieces, noise, background)
+        with watch("objects"):
+            objects, left_out = self._objects(graph, pieces, regions, background, structure, stride, frame)
+        with watch("track"):
+            ids = self._tracker.update(graph, pieces, objects)
+        with watch("expand"):
+            of_piece = np.append(np.append(0, ids)[objects + 1], -1).astype(np.int32)
+            mask = kernels.expand_labels(
+                frame.depth, stride, inverse, of_piece[graph.pieces], MIN_DEPTH_MM, c.max_depth * 2,
+                fill=c.fill * stride, threads=self.threads,
+            )  # fmt: skip
+            np.maximum(mask, 0, out=mask)
+        supports = [
+            SupportPlane(p.normal, -p.offset, p.area / 100, i == carrying) for i, p in enumerate(planes)
+        ]
+        reason = "" if len(ids) and mask.any() else NOTHING
+        if reason and left_out:
+            reason += "; left out: " + ", ".join(f"{count} {why}" for why, count in left_out.items())
+        return Segmentation(
+            mask, tuple(sorted(supports, key=lambda s: not s.carries)), left_out, reason, watch.timings
+        )
+
+    def _background(
+        self, graph: kernels.PieceGraph, pieces: Pieces, planes: list[Plane]
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """(P,) bool pieces that are no object; (P,) bool those of planes other than the carrying one; which carries."""
+        of_plane = assign(planes, graph.statistics, pieces)
+        background = (of_plane >= 0) | (pieces.centres[:, 2] > self.config.max_depth)
+        carrying = carrying_plane(planes, pieces, of_plane, reach=500)
+        if carrying >= 0:
+            background |= planes[carrying].height(pieces.centres) < 0.5 * tolerance(pieces)
+        return background, (of_plane >= 0) & (of_plane != carrying), carrying
+
+    def _regions(
+        self, graph: kernels.PieceGraph, pieces: Pieces, noise: float, background: np.ndarray
+    ) -> np.ndarray:
+        """(P,) region of each piece; no region holds background and something else."""
+        c = self.config
+        features = boundary_features(graph, pieces, noise)
+        score = features @ BOUNDARY_WEIGHTS + c.split_bias
+        i, j = graph.edges.T
+        weight = score * np.sqrt(graph.edge_statistics[:, 0])
+        weight[background[i] & background[j]] = _TOGETHER
+        weight[background[i] != background[j]] = _APART
+        regions = kernels.contract_graph(len(background), graph.edges, weight, workspace=self._workspace)
+        # Whole regions say more about one another than their pieces did: their colours, how much of them touches.
+        for _ in range(2):
+            pairs, of_pairs = region_boundaries(graph, regions, score, features)
+            behind = np.zeros(int(regions.max()) + 1, bool)
+            behind[regions[background]] = True
+            weight = of_pairs @ REGION_WEIGHTS + c.merge_bias
+            weight[behind[pairs].any(axis=1)] = _APART
+            merged = kernels.contract_graph(len(behind), pairs, weight, workspace=self._workspace)
+            regions = merged[regions]
+        return regions
+
+    def _objects(
+        self,
+        graph: kernels.PieceGraph,
+        pieces: Pieces,
+        regions: np.ndarray,
+        background: np.ndarray,
+        structure: np.ndarray,
+        stride: int,
+        frame: Frame,
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """(P,) object of each piece, from 0, by size; -1 = none. How many regions were left out, by reason."""
+        c = self.config
+        count = int(regions.max()) + 1
+        pixels = np.bincount(regions, graph.statistics[:, PIXELS], count) * stride**2
+        fewest = c.min_pixels * frame.height * frame.width / (640 * 480)
+        behind = np.zeros(count, bool)
+        behind[regions[background]] = True
+        extents = _extents(regions, count, pieces, graph.statistics[:, PIXELS])
+        beside = _beside(graph, regions, count, structure)
+        small = pixels < fewest
+        large = extents[:, 2] > c.max_object
+        edge = (extents[:, 1] < 15) & (extents[:, 2] > 5 * extents[:, 1]) & (beside > 0.25)
+        reasons = np.select([behind, small, large, edge], ["", TOO_SMALL, TOO_LARGE, EDGE_OF_SUPPORT], "object")
+        # The smallest specks are noise, not segments.
+        left_out = Counter(str(r) for r, n in zip(reasons, pixels, strict=True) if n >= fewest / 4)
+        kept = np.flatnonzero(reasons == "object")
+        kept = kept[np.argsort(-pixels[kept], kind="stable")]
+        if c.max_objects is not None and len(kept) > c.max_objects:
+            left_out[TOO_MANY] = len(kept) - c.max_objects
+            kept = kept[: c.max_objects]
+        number = np.full(count, -1)
+        number[kept] = np.arange(len(kept))
+        return number[regions], {why: n for why, n in left_out.items() if why not in ("", "object")}
+
+
+def depth_noise(inverse_depth: np.ndarray, reach: int = 4) -> float:
+    """Standard deviation of the inverse depth's error, 1/m, from its second differences, which are 0 on planes.
+
+    Pixels `reach` apart, so that an error that is smooth over a few pixels counts in full; the median, so that edges do
+    not count; at least 0.05 %.
+    """
+    differences = []
+    for rows in (inverse_depth[::4], inverse_depth.T[::4]):
+        before, here, after = rows[:, : -2 * reach], rows[:, reach:-reach], rows[:, 2 * reach :]
+        measured = (before > 0) & (here > 0) & (after > 0)
+        differences.append(np.abs(before - 2 * here + after)[measured])
+    every = np.concatenate(differences)
+    least = 5e-4 * float(np.median(inverse_depth[inverse_depth > 0]))
+    if len(every) == 0:
+        return least
+    # The median of |x| of a normal distribution is 0.6745 sigma; the difference has the variance 1 + 4 + 1.
+    return max(float(np.median(every)) / 0.6745 / 6**0.5, least)
+
+
+def _stride(height: int, width: int, pixels: int) -> int:
+    """Whole factor that brings a picture nearest to the wanted number of pixels; a tiny picture is not reduced."""
+    return int(np.clip(round((height * width / pixels) ** 0.5), 1, min(8, height, width)))
+
+
+def _reduced(intrinsics: np.ndarray, stride: int) -> np.ndarray:
+    """(3, 3) intrinsics of the picture reduced by blocks; integer coordinates are pixel centres."""
+    reduced = intrinsics.astype(np.float64)
+    reduced[:2] /= stride
+    reduced[:2, 2] -= (stride - 1) / (2 * stride)
+    return reduced
+
+
+def _extents(regions: np.ndarray, count: int, pieces: Pieces, pixels: np.ndarray) -> np.ndarray:
+    """(R, 3) mm, ascending: lengths of the boxes that have the regions' second moments."""
+    total = np.bincount(regions, pixels, count)
+    centre = np.stack([np.bincount(regions, pixels * x, count) / total for x in pieces.centres.T], axis=1)
+    offset = pieces.centres - centre[regions]
+    moments = np.empty((count, 3, 3))
+    for i in range(3):
+        for j in range(i + 1):
+            moments[:, i, j] = moments[:, j, i] = (
+                np.bincount(regions, pixels * offset[:, i] * offset[:, j], count) / total
+            )
+    return np.sqrt(12 * np.maximum(np.linalg.eigvalsh(moments), 0))
+
+
+def _beside(graph: kernels.PieceGraph, regions: np.ndarray, count: int, structure: np.ndarray) -> np.ndarray:
+    """(R,) share of the boundary of each region that it has with walls, boards and other planes."""
+    i, j = graph.edges.T
+    links = graph.edge_statistics[:, 0] * (regions[i] != regions[j])
+    whole = np.bincount(regions[i], links, count) + np.bincount(regions[j], links, count)
+    touching = np.bincount(regions[i], links * structure[j], count) + np.bincount(
+        regions[j], links * structure[i], count
+    )
+    return touching / np.maximum(whole, 1)
