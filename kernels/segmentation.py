@@ -45,6 +45,14 @@ class PieceGraph:
     edges: NDArray[np.int32]
     edge_statistics: NDArray[np.float64]
 
+    def touching(self, chosen: NDArray[np.bool_]) -> PieceGraph:
+        """The graph with only the edges of which an end, or both, is among the (P,) bool chosen pieces."""
+        return self.with_edges(chosen[self.edges].any(axis=1))
+
+    def with_edges(self, keep: NDArray[np.bool_]) -> PieceGraph:
+        """The graph with only the (E,) bool edges to keep; all pieces keep their numbers."""
+        return PieceGraph(self.pieces, self.statistics, self.edges[keep], self.edge_statistics[keep])
+
 
 def reduce_depth(
     depth: NDArray[np.float32],
@@ -226,6 +234,7 @@ def expand_labels(
     *,
     fill: int = 0,
     out: NDArray[np.int32] | None = None,
+    workspace: Workspace | None = None,
     threads: int = 0,
 ) -> NDArray[np.int32]:
     """Labels of a reduced image at full resolution.
@@ -239,6 +248,7 @@ def expand_labels(
         stride, inverse_depth, min_depth, max_depth: of `reduce_depth`.
         labels: (H // stride, W // stride) int32, -1 = none.
         out: (H, W) int32 buffer.
+        workspace: scratch memory to reuse.
         threads: 0 takes all of OpenMP's. The result does not depend on it.
 
     Returns:
@@ -255,5 +265,6 @@ def expand_labels(
     check_array("inverse_depth", inverse_depth, np.float32, reduced)
     check_array("labels", labels, np.int32, reduced)
     out = output("out", out, np.int32, depth.shape, axis=None)
-    core.expand_labels(depth, stride, inverse_depth, labels, min_depth, max_depth, fill, out, threads)
+    kernel = (workspace or Workspace()).expansion
+    kernel.run(depth, stride, inverse_depth, labels, min_depth, max_depth, fill, out, threads)
     return out

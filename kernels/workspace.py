@@ -24,3 +24,4 @@ class Workspace:
         self.superpixels = core.PlanarSuperpixels()
         self.piece_graph = core.SuperpixelGraph()
         self.contraction = core.GraphContraction()
+        self.expansion = core.LabelExpansion()

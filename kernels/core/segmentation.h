@@ -14,6 +14,7 @@
 namespace zerograsp {
 
 constexpr int kMostStride = 8;
+constexpr int kLargestCell = 64;
 // Columns of a superpixel's statistics: pixels, mean column, mean row, mean inverse depth, its slopes a and b, root mean
 // square residual, mean colour (3).
 constexpr int kSuperpixelColumns = 10;
@@ -44,7 +45,8 @@ class PlanarSuperpixels {
 
  private:
   void fit(const Parallel& parallel, const SuperpixelInput& input, const std::int32_t* labels, double* statistics);
-  std::vector<float> colour_, best_;
+  std::vector<float> colour_, clusters_;
+  std::vector<double> sums_;
 };
 
 // Connected pieces (4-neighbourhood) of equal labels, numbered in raster order of their first pixel, and which of them touch.
@@ -108,7 +110,14 @@ struct ExpandInput {
 };
 
 // A measured pixel takes the label of that one of the nine reduced pixels around it whose inverse depth is nearest to its own;
-// a run of unmeasured ones between two labels takes the farther one's. out: (height, width), -1 = none.
-void expand_labels(const Parallel& parallel, const ExpandInput& input, std::int32_t* out);
+// a run of unmeasured ones between two labels takes the farther one's.
+class LabelExpansion {
+ public:
+  // out: (height, width), -1 = none.
+  void run(const Parallel& parallel, const ExpandInput& input, std::int32_t* out);
+
+ private:
+  std::vector<std::uint8_t> uniform_;
+};
 
 }  // namespace zerograsp

@@ -39,6 +39,55 @@ void finish(const double* s, double* out) {
   for (int i = 0; i < 3; ++i) out[7 + i] = s[10 + i] / n;
 }
 
+// A cluster as the distance function needs it.
+struct Cluster {
+  float u, v, w, a, b, red, green, blue;
+};
+
+struct Pixels {
+  const float *inverse_depth, *red, *green, *blue;
+};
+
+// The cell of pixels that clusters compete for; `best` and `chosen` are (rows, width).
+struct Cell {
+  std::int64_t first, stride;  // index of its first pixel, pixels from row to row
+  int u0, v0, width, rows;
+  float* best;
+  std::int32_t* chosen;
+};
+
+// Takes over the pixels that are nearer to the cluster than to those before it. With a width known at compile time the inner
+// loop becomes a few vector instructions.
+template <int Width>
+void compete(const Pixels& image, const Cell& cell, const Cluster c, std::int32_t cluster, float steepness, float spatial,
+             float colour_weight) {
+  const int n = Width > 0 ? Width : cell.width;
+  for (int y = 0; y < cell.rows; ++y) {
+    const std::int64_t row = cell.first + y * cell.stride;
+    const float *w = image.inverse_depth + row, *red = image.red + row, *green = image.green + row,
+                *blue = image.blue + row;
+    float* best = cell.best + y * n;
+    std::int32_t* chosen = cell.chosen + y * n;
+    const float dv = static_cast<float>(cell.v0 + y) - c.v, across = c.w + c.b * dv, dv2 = dv * dv;
+    for (int i = 0; i < n; ++i) {
+      const float du = static_cast<float>(cell.u0 + i) - c.u;
+      const float miss = (w[i] - (across + c.a * du)) * steepness;
+      const float dr = red[i] - c.red, dg = green[i] - c.green, db = blue[i] - c.blue;
+      const float distance = miss * miss + spatial * (du * du + dv2) + colour_weight * (dr * dr + dg * dg + db * db);
+      const bool nearer = distance < best[i];
+      chosen[i] = nearer ? cluster : chosen[i];
+      best[i] = nearer ? distance : best[i];
+    }
+  }
+}
+
+// Gives the pixels between two labelled ones of a row the label of the farther one.
+inline void bridge(const float* depth, std::int32_t* labels, int left, int right, int longest) {
+  const int gap = right - left - 1;
+  if (gap > 0 && left >= 0 && gap <= longest)
+    std::fill(labels + left + 1, labels + right, depth[right] > depth[left] ? labels[right] : labels[left]);
+}
+
 inline bool measured(float depth, float low, float high) { return depth > low && depth < high; }
 
 }  // namespace
@@ -61,8 +110,11 @@ void reduce_depth(const Parallel& parallel, const float* depth, int height, int 
         float& value = out[static_cast<std::int64_t>(y) * columns + x];
         value = 0;
         if (2 * count < size) continue;
-        std::copy_n(block, count, ordered);
-        std::sort(ordered, ordered + count, [](float a, float b) { return a > b; });
+        for (int i = 0; i < count; ++i) {  // insertion sort, nearest first: blocks are small
+          int at = i;
+          for (; at > 0 && ordered[at - 1] < block[i]; --at) ordered[at] = ordered[at - 1];
+          ordered[at] = block[i];
+        }
         const float middle = ordered[(count - 1) / 2], limit = tolerance * middle;
         float total = 0, kept = 0;
         for (int i = 0; i < count; ++i)
@@ -77,19 +129,22 @@ void PlanarSuperpixels::fit(const Parallel& parallel, const SuperpixelInput& in,
   const int gx = (in.width + in.cell - 1) / in.cell, gy = (in.height + in.cell - 1) / in.cell;
   parallel_for(parallel, static_cast<std::size_t>(gy), [&](std::size_t task) {
     const int cy = static_cast<int>(task);
+    const std::int32_t first = cy * gx;
+    double* sums = sums_.data() + static_cast<std::int64_t>(first) * kAllSums;
+    std::fill_n(sums, static_cast<std::int64_t>(gx) * kAllSums, 0.0);
     // A cluster's pixels lie in the nine cells around its own.
     const int v0 = std::max((cy - 1) * in.cell, 0), v1 = std::min((cy + 2) * in.cell, in.height);
-    for (int cx = 0; cx < gx; ++cx) {
-      const int u0 = std::max((cx - 1) * in.cell, 0), u1 = std::min((cx + 2) * in.cell, in.width);
-      const std::int32_t own = cy * gx + cx;
-      double sums[kAllSums] = {};
-      for (int v = v0; v < v1; ++v) {
-        const std::int64_t row = static_cast<std::int64_t>(v) * in.width;
-        for (int u = u0; u < u1; ++u)
-          if (labels[row + u] == own) add(sums, u, v, in.inverse_depth[row + u], in.colour + 3 * (row + u));
+    for (int v = v0; v < v1; ++v) {
+      const std::int64_t row = static_cast<std::int64_t>(v) * in.width;
+      for (int u = 0; u < in.width; ++u) {
+        const std::uint32_t own = static_cast<std::uint32_t>(labels[row + u] - first);
+        if (labels[row + u] >= first && own < static_cast<std::uint32_t>(gx))
+          add(sums + own * kAllSums, u, v, in.inverse_depth[row + u], in.colour + 3 * (row + u));
       }
-      finish(sums, statistics + static_cast<std::int64_t>(own) * kSuperpixelColumns);
     }
+    for (int cx = 0; cx < gx; ++cx)
+      finish(sums + static_cast<std::int64_t>(cx) * kAllSums,
+             statistics + static_cast<std::int64_t>(first + cx) * kSuperpixelColumns);
   });
 }
 
@@ -98,6 +153,7 @@ void PlanarSuperpixels::run(const Parallel& parallel, const SuperpixelInput& in,
   const std::int64_t size = static_cast<std::int64_t>(in.height) * in.width;
   const int gx = (in.width + in.cell - 1) / in.cell, gy = (in.height + in.cell - 1) / in.cell;
   grow(colour_, static_cast<std::size_t>(3 * size));
+  grow(sums_, static_cast<std::size_t>(gy) * gx * kAllSums);
   for (int v = 0; v < in.height; ++v)
     for (int u = 0; u < in.width; ++u) {
       const std::int64_t i = static_cast<std::int64_t>(v) * in.width + u;
@@ -106,42 +162,38 @@ void PlanarSuperpixels::run(const Parallel& parallel, const SuperpixelInput& in,
     }
   const float steepness = 1.0f / in.noise;
   const float spatial = in.spatial_weight / static_cast<float>(in.cell * in.cell);
-  const float *red = colour_.data(), *green = red + size, *blue = green + size;
-  grow(best_, static_cast<std::size_t>(gy) * in.cell);
+  const Pixels image = {in.inverse_depth, colour_.data(), colour_.data() + size, colour_.data() + 2 * size};
+  grow(clusters_, static_cast<std::size_t>(gy) * gx * (sizeof(Cluster) / sizeof(float)));
+  Cluster* clusters = reinterpret_cast<Cluster*>(clusters_.data());
   for (int iteration = 0; iteration < in.iterations; ++iteration) {
     fit(parallel, in, labels, statistics);
+    for (std::int64_t k = 0; k < static_cast<std::int64_t>(gy) * gx; ++k) {
+      const double* s = statistics + k * kSuperpixelColumns;
+      const auto f = [s](int i) { return static_cast<float>(s[i]); };
+      clusters[k] = {f(1), f(2), f(3), f(4), f(5), f(7), f(8), f(9)};
+    }
     parallel_for(parallel, static_cast<std::size_t>(gy), [&](std::size_t task) {
       const int cy = static_cast<int>(task), v1 = std::min((cy + 1) * in.cell, in.height);
-      float* best = best_.data() + static_cast<std::size_t>(cy) * in.cell;
-      std::int32_t chosen[64];
+      float best[kLargestCell * kLargestCell];
+      std::int32_t chosen[kLargestCell * kLargestCell];
       for (int cx = 0; cx < gx; ++cx) {
-        const int u0 = cx * in.cell, width = std::min(in.cell, in.width - u0);
-        for (int v = cy * in.cell; v < v1; ++v) {
-          const std::int64_t row = static_cast<std::int64_t>(v) * in.width + u0;
-          std::fill_n(best, width, std::numeric_limits<float>::infinity());
-          std::fill_n(chosen, width, -1);
-          for (int ny = std::max(cy - 1, 0); ny <= std::min(cy + 1, gy - 1); ++ny)
-            for (int nx = std::max(cx - 1, 0); nx <= std::min(cx + 1, gx - 1); ++nx) {
-              const std::int32_t cluster = ny * gx + nx;
-              const double* s = statistics + static_cast<std::int64_t>(cluster) * kSuperpixelColumns;
-              if (s[0] < kFewestOfCluster) continue;
-              const float cu = static_cast<float>(s[1]), cv = static_cast<float>(s[2]), cw = static_cast<float>(s[3]);
-              const float a = static_cast<float>(s[4]), b = static_cast<float>(s[5]);
-              const float r = static_cast<float>(s[7]), g = static_cast<float>(s[8]), bl = static_cast<float>(s[9]);
-              const float dv = static_cast<float>(v) - cv, across = cw + b * dv;
-              for (int i = 0; i < width; ++i) {
-                const float du = static_cast<float>(u0 + i) - cu;
-                const float miss = (in.inverse_depth[row + i] - (across + a * du)) * steepness;
-                const float dr = red[row + i] - r, dg = green[row + i] - g, db = blue[row + i] - bl;
-                const float distance = miss * miss + spatial * (du * du + dv * dv) +
-                                       in.colour_weight * (dr * dr + dg * dg + db * db);
-                chosen[i] = distance < best[i] ? cluster : chosen[i];
-                best[i] = distance < best[i] ? distance : best[i];
-              }
-            }
-          for (int i = 0; i < width; ++i)
-            if (labels[row + i] >= 0 && chosen[i] >= 0) labels[row + i] = chosen[i];
-        }
+        const int u0 = cx * in.cell, v0 = cy * in.cell, width = std::min(in.cell, in.width - u0);
+        const Cell cell = {static_cast<std::int64_t>(v0) * in.width + u0, in.width, u0, v0, width, v1 - v0, best, chosen};
+        std::fill_n(best, width * cell.rows, std::numeric_limits<float>::infinity());
+        std::fill_n(chosen, width * cell.rows, -1);
+        for (int ny = std::max(cy - 1, 0); ny <= std::min(cy + 1, gy - 1); ++ny)
+          for (int nx = std::max(cx - 1, 0); nx <= std::min(cx + 1, gx - 1); ++nx) {
+            const std::int32_t k = ny * gx + nx;
+            if (statistics[static_cast<std::int64_t>(k) * kSuperpixelColumns] < kFewestOfCluster) continue;
+            const auto take = width == 8 ? compete<8> : compete<0>;
+            take(image, cell, clusters[k], k, steepness, spatial, in.colour_weight);
+          }
+        for (int y = 0; y < cell.rows; ++y)
+          for (int x = 0; x < width; ++x) {
+            std::int32_t& label = labels[cell.first + y * cell.stride + x];
+            const std::int32_t winner = chosen[y * width + x];
+            if (label >= 0 && winner >= 0) label = winner;
+          }
       }
     });
   }
@@ -309,9 +361,22 @@ std::int32_t GraphContraction::run(std::int32_t nodes, const std::int32_t* edges
   return number;
 }
 
-void expand_labels(const Parallel& parallel, const ExpandInput& in, std::int32_t* out) {
+void LabelExpansion::run(const Parallel& parallel, const ExpandInput& in, std::int32_t* out) {
   const int rows = in.height / in.stride, columns = in.width / in.stride;
   const int bands = (in.height + kRowsPerBand - 1) / kRowsPerBand;
+  // Reduced pixels whose neighbours all have their label, or none: most of them.
+  grow(uniform_, static_cast<std::size_t>(rows) * columns);
+  for (int y = 0; y < rows; ++y)
+    for (int x = 0; x < columns; ++x) {
+      const std::int64_t own = static_cast<std::int64_t>(y) * columns + x;
+      bool same = in.labels[own] >= 0;
+      for (int ny = std::max(y - 1, 0); same && ny <= std::min(y + 1, rows - 1); ++ny)
+        for (int nx = std::max(x - 1, 0); nx <= std::min(x + 1, columns - 1); ++nx) {
+          const std::int32_t other = in.labels[static_cast<std::int64_t>(ny) * columns + nx];
+          same = same && (other == in.labels[own] || other < 0);
+        }
+      uniform_[own] = same;
+    }
   parallel_for(parallel, static_cast<std::size_t>(bands), [&](std::size_t band) {
     const int last = std::min((static_cast<int>(band) + 1) * kRowsPerBand, in.height);
     for (int v = static_cast<int>(band) * kRowsPerBand; v < last; ++v) {
@@ -323,8 +388,14 @@ void expand_labels(const Parallel& parallel, const ExpandInput& in, std::int32_t
         labels[u] = -1;
         if (!measured(depth[u], in.min_depth, in.max_depth)) continue;
         const int x = std::min(u / in.stride, columns - 1);
-        const float inverse = 1000.0f / depth[u];
         const std::int64_t own = static_cast<std::int64_t>(y) * columns + x;
+        if (uniform_[own]) {
+          labels[u] = in.labels[own];
+          bridge(depth, labels, left, u, in.fill);
+          left = u;
+          continue;
+        }
+        const float inverse = 1000.0f / depth[u];
         float nearest = std::numeric_limits<float>::infinity();
         // The block that the pixel lies in first: of equal ones it is taken.
         if (in.labels[own] >= 0) nearest = std::fabs(in.inverse_depth[own] - inverse), labels[u] = in.labels[own];
@@ -335,9 +406,7 @@ void expand_labels(const Parallel& parallel, const ExpandInput& in, std::int32_t
             if (in.labels[i] >= 0 && off < nearest) nearest = off, labels[u] = in.labels[i];
           }
         if (labels[u] < 0) continue;
-        const int gap = u - left - 1;
-        if (gap > 0 && left >= 0 && gap <= in.fill)
-          std::fill(labels + left + 1, labels + u, depth[u] > depth[left] ? labels[u] : labels[left]);
+        bridge(depth, labels, left, u, in.fill);
         left = u;
       }
     }

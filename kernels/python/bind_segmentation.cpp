@@ -72,17 +72,18 @@ void bind_segmentation(nb::module_& m) {
                              regions.data());
            },
            nb::arg(), nb::arg(), nb::arg(), nb::arg().noconvert(), Release());
-  m.def(
-      "expand_labels",
-      [](Image depth, int stride, Image inverse_depth, Labels labels, float min_depth, float max_depth, int fill,
-         Array<std::int32_t, 2> out, int threads) {
-        expand_labels(openmp(threads),
+  nb::class_<LabelExpansion>(m, "LabelExpansion")
+      .def(nb::init<>())
+      .def("run",
+           [](LabelExpansion& self, Image depth, int stride, Image inverse_depth, Labels labels, float min_depth,
+              float max_depth, int fill, Array<std::int32_t, 2> out, int threads) {
+             self.run(openmp(threads),
                       {depth.data(), rows(depth), columns(depth), stride, inverse_depth.data(), labels.data(), min_depth,
                        max_depth, fill},
                       out.data());
-      },
-      nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().noconvert(), nb::arg(),
-      Release());
+           },
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().noconvert(), nb::arg(),
+           Release());
 }
 
 }  // namespace zerograsp

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zerograsp_edge.runtime.result import Result
+from zerograsp_edge.runtime.segmentation import Segmentation
 
 UNTRAINED = (
     "The weights of this bundle are random: shapes and grasps mean nothing. The run shows that the pipeline "
@@ -53,3 +54,16 @@ def print_result(console: Console, result: Result) -> None:
         console.print(f"[yellow]skipped object {skipped.object_id}[/]: {skipped.reason}")
     for note in result.notes:
         console.print(f"[yellow]note[/]: {note}")
+
+
+def describe_segmentation(segmentation: Segmentation) -> str:
+    """One line on what was segmented, for a frame that came without a mask."""
+    count = len(segmentation.object_ids)
+    supports = len(segmentation.planes)
+    text = (
+        f"no mask given: segmented by geometry, {count} object{'s' * (count != 1)} on {supports} "
+        f"plane{'s' * (supports != 1)}"
+    )
+    if segmentation.left_out:
+        text += "; left out: " + ", ".join(f"{n} {why}" for why, n in segmentation.left_out.items())
+    return text + " (masks of your own: --mask, or NAME.mask.png in the folder)"

@@ -24,6 +24,10 @@ REGION_FEATURES = (
     "constant", "mean score", "attractive share", "best", "worst", "size", "contact", "lightness", "chroma", "variety",
     "gap", "colour / variety", "mean score * size", "measured step", "concave",
 )  # fmt: skip
+OBJECT_FEATURES = (
+    "constant", "mean score", "attractive share", "pixels", "length / 100 mm", "thickness", "width", "length",
+    "beside planes", "height / 50 mm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +141,33 @@ def region_boundaries(
             np.log1p(variety / 5), mean(features[:, FEATURES.index("gap")]),
             np.minimum(np.linalg.norm(difference, axis=1) / (variety + 4), 3), average * np.log(small),
             mean(features[:, FEATURES.index("measured step")]), mean(features[:, FEATURES.index("concave")]),
+        ],
+        axis=1,
+    )  # fmt: skip
+
+
+def object_features(
+    pixels: np.ndarray,
+    extents: np.ndarray,
+    score: np.ndarray,
+    attractive: np.ndarray,
+    beside: np.ndarray,
+    height: np.ndarray,
+) -> np.ndarray:
+    """(R, 10) OBJECT_FEATURES of regions, which tell objects from rims of bins, edges of boards and bumps of supports.
+
+    Args:
+        pixels: (R,) of the reduced picture.
+        extents: (R, 3) mm, ascending.
+        score, attractive: (R,) mean score of the boundary with the background, and the share of it that attracts.
+        beside: (R,) share of the boundary that is with planes other than the carrying one.
+        height: (R,) mm, most above the carrying plane.
+    """
+    thin, wide, long = np.maximum(extents, (1, 2, 4)).T
+    return np.stack(
+        [
+            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), long / 100, np.log(thin),
+            np.log(wide), np.log(long), beside, np.clip(height, 0, 150) / 50,
         ],
         axis=1,
     )  # fmt: skip

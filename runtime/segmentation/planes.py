@@ -8,7 +8,7 @@ import numpy as np
 
 from zerograsp_edge.runtime.segmentation.boundary import PIXELS, RESIDUAL, Pieces
 
-HYPOTHESES = 160
+HYPOTHESES = 100
 MOST_PLANES = 10
 _FEWEST_PIXELS = 20
 _PARALLEL = 0.8  # cosine between a piece and the plane that it lies in
@@ -63,10 +63,11 @@ def find_planes(
     offsets = np.einsum("hi,hi->h", normals[seeds], centres[seeds])
     inliers = np.abs(normals[seeds] @ centres.T - offsets[:, None]) < 1.5 * limit
     inliers &= np.abs(normals[seeds] @ normals.T) > _PARALLEL
+    counted = inliers.astype(np.float32)
     left = np.ones(len(chosen), bool)
     planes = []
     for _ in range(MOST_PLANES):
-        score = inliers @ (areas * left)
+        score = counted @ (areas * left).astype(np.float32)
         best = int(score.argmax())
         if score[best] < 0.5 * min_area:
             break
