@@ -18,14 +18,14 @@ from zerograsp_edge.kernels import PieceGraph
 PIXELS, COLUMN, ROW, INVERSE, SLOPE_U, SLOPE_V, RESIDUAL, COLOUR = 0, 1, 2, 3, 4, 5, 6, slice(7, 10)
 FEATURES = (
     "constant", "step", "step / noise", "measured step", "concave", "convex", "concave, large", "lightness", "chroma",
-    "gap", "length", "rise", "same colour", "measured step^2", "step / noise * chroma",
+    "gap", "length", "rise", "same colour, no step", "large step", "step / noise * chroma",
 )  # fmt: skip
 REGION_FEATURES = (
     "constant", "mean score", "attractive share", "best", "worst", "size", "contact", "lightness", "chroma", "variety",
     "gap", "colour / variety", "mean score * size", "measured step", "concave",
 )  # fmt: skip
 OBJECT_FEATURES = (
-    "constant", "mean score", "attractive share", "pixels", "length / 100 mm", "thickness", "width", "length",
+    "constant", "mean score", "attractive share", "pixels", "length / 100 mm", "width", "length", "flat", "flat, upright",
     "beside planes", "height / 50 mm",
 )  # fmt: skip
 
@@ -85,12 +85,17 @@ def boundary_features(graph: PieceGraph, pieces: Pieces, noise: float) -> np.nda
     large = np.clip(np.minimum(own[i, PIXELS], own[j, PIXELS]) / 30, 0, 1)
     colour = own[i, COLOUR] - own[j, COLOUR]
     lightness, chroma = np.abs(colour[:, 0]), np.hypot(colour[:, 1], colour[:, 2])
-    relative, seen, tint = np.log1p(step / noise / 2), np.log1p(measured * to_mm / 2), np.log1p(chroma / 3)
+    # Capped: beyond, a step is a step.
+    relative = np.log1p(np.minimum(step / noise / 2, 30))
+    seen = np.log1p(np.minimum(measured * to_mm / 2, 15))
+    tint = np.log1p(chroma / 3)
+    # Things of one colour are often one thing, unless one stands before the other.
+    same = ((lightness < 6) & (chroma < 3)) * np.exp(-measured * to_mm / 4)
     return np.stack(
         [
-            np.ones(len(i)), np.log1p(step * to_mm / 2), relative, seen, concave, convex, concave * large,
+            np.ones(len(i)), np.log1p(np.minimum(step * to_mm / 2, 15)), relative, seen, concave, convex, concave * large,
             np.log1p(lightness / 5), tint, np.minimum(gap, 3), np.log1p(links),
-            np.minimum(-np.minimum(side, 0) * distance, 20) / 10, (lightness < 6) & (chroma < 3), seen**2,
+            np.minimum(-np.minimum(side, 0) * distance, 20) / 10, same, np.maximum(seen - np.log1p(4), 0),
             relative * tint,
         ],
         axis=1,
@@ -153,8 +158,9 @@ def object_features(
     attractive: np.ndarray,
     beside: np.ndarray,
     height: np.ndarray,
+    upright: np.ndarray,
 ) -> np.ndarray:
-    """(R, 10) OBJECT_FEATURES of regions, which tell objects from rims of bins, edges of boards and bumps of supports.
+    """(R, 11) OBJECT_FEATURES of regions, which tell objects from rims of bins, edges of boards and bumps of supports.
 
     Args:
         pixels: (R,) of the reduced picture.
@@ -162,12 +168,14 @@ def object_features(
         score, attractive: (R,) mean score of the boundary with the background, and the share of it that attracts.
         beside: (R,) share of the boundary that is with planes other than the carrying one.
         height: (R,) mm, most above the carrying plane.
+        upright: (R,) 0 for what lies along the carrying plane to 1 for what stands on it.
     """
-    thin, wide, long = np.maximum(extents, (1, 2, 4)).T
+    thin, wide, long = np.maximum(extents, (2, 4, 8)).T
+    flat = np.log(wide / thin)
     return np.stack(
         [
-            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), long / 100, np.log(thin),
-            np.log(wide), np.log(long), beside, np.clip(height, 0, 150) / 50,
+            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), long / 100, np.log(wide),
+            np.log(long), flat, flat * upright, beside, np.clip(height, 0, 150) / 50,
         ],
         axis=1,
     )  # fmt: skip

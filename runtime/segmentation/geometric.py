@@ -20,7 +20,15 @@ from zerograsp_edge.runtime.segmentation.boundary import (
     object_features,
     region_boundaries,
 )
-from zerograsp_edge.runtime.segmentation.planes import Plane, assign, carrying_plane, find_planes, tolerance
+from zerograsp_edge.runtime.segmentation.planes import (
+    Plane,
+    above,
+    assign,
+    carrying_plane,
+    find_planes,
+    large_patch,
+    tolerance,
+)
 from zerograsp_edge.runtime.segmentation.tracking import IdTracker
 from zerograsp_edge.runtime.segmentation.weights import (
     BOUNDARY_WEIGHTS,
@@ -71,7 +79,7 @@ class SegmentationConfig:
     max_objects: int | None = None
     split_bias: float = -1.4
     merge_bias: float = -0.5
-    object_score: float = -0.5
+    object_score: float = -1.0
 
 
 class GeometricSegmenter:
@@ -131,17 +139,19 @@ class GeometricSegmenter:
                 graph.statistics, pieces, noise, min_area=100 * c.min_plane_area,
                 min_length=c.min_plane_length, max_depth=1.6 * c.max_depth,
             )  # fmt: skip
-            background, structure, carrying = self._background(graph, pieces, planes)
+            background, of_plane, carrying = self._background(graph, pieces, planes)
+            present = set(of_plane.tolist())
+            structure = (of_plane >= 0) & (of_plane != carrying)
         with watch("regions"):
             touching = graph.touching(~background)
             features = boundary_features(touching, pieces, noise)
             score = features @ BOUNDARY_WEIGHTS + c.split_bias
             regions = self._regions(touching, score, features, background)
         with watch("objects"):
-            height = planes[carrying].height(pieces.centres) if carrying >= 0 else np.zeros(len(regions))
             objects, left_out = self._objects(
-                touching, score, pieces, regions, background, structure, height, stride, frame
-            )
+                touching, score, pieces, regions, background, structure,
+                planes[carrying] if carrying >= 0 else None, stride, frame,
+            )  # fmt: skip
         with watch("track"):
             ids = self._tracker.update(graph, pieces, objects)
         with watch("expand"):
@@ -152,7 +162,9 @@ class GeometricSegmenter:
             )  # fmt: skip
             np.maximum(mask, 0, out=mask)
         supports = [
-            SupportPlane(p.normal, -p.offset, p.area / 100, i == carrying) for i, p in enumerate(planes)
+            SupportPlane(p.normal, -p.offset, p.area / 100, i == carrying)
+            for i, p in enumerate(planes)
+            if i in present
         ]
         reason = "" if len(ids) and mask.any() else NOTHING
         if reason and left_out:
@@ -164,19 +176,28 @@ class GeometricSegmenter:
     def _background(
         self, graph: kernels.PieceGraph, pieces: Pieces, planes: list[Plane]
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """(P,) bool pieces that are no object; (P,) bool those of planes other than the carrying one; which carries."""
+        """(P,) bool pieces that are no object; (P,) plane of each piece, -1 = none; which plane carries, -1 = none."""
+        c = self.config
         of_plane = assign(planes, graph.statistics, pieces)
-        background = (of_plane >= 0) | (pieces.centres[:, 2] > self.config.max_depth)
         carrying = carrying_plane(planes, pieces, of_plane, reach=500)
+        for index in range(len(planes)):
+            # Faces of equal height on separate boxes lie in one plane, too, and are no shelf.
+            if index != carrying and above(planes[index], planes[carrying]):
+                patches = kernels.contract_graph(
+                    len(of_plane), graph.edges, (of_plane[graph.edges] == index).all(axis=1) * 1.0,
+                    workspace=self._workspace,
+                )  # fmt: skip
+                if not large_patch(patches, of_plane == index, pieces, 100 * c.min_plane_area, c.min_plane_length):
+                    of_plane[of_plane == index] = -1
+        background = (of_plane >= 0) | (pieces.centres[:, 2] > c.max_depth)
         if carrying >= 0:
             background |= planes[carrying].height(pieces.centres) < 0.5 * tolerance(pieces)
-        return background, (of_plane >= 0) & (of_plane != carrying), carrying
+        return background, of_plane, carrying
 
     def _regions(
         self, graph: kernels.PieceGraph, score: np.ndarray, features: np.ndarray, background: np.ndarray
     ) -> np.ndarray:
         """(P,) region of each piece; every piece of the background is one of its own."""
-        c = self.config
         between = ~background[graph.edges].any(axis=1)
         inner = graph.with_edges(between)
         score, features = score[between], features[between]
@@ -184,13 +205,16 @@ class GeometricSegmenter:
         regions = kernels.contract_graph(len(background), inner.edges, weight, workspace=self._workspace)
         # Whole regions say more about one another than their pieces did: their colours, how much of them touches.
         for _ in range(2):
-            pairs, of_pairs = region_boundaries(inner, regions, score, features)
-            weight = of_pairs @ REGION_WEIGHTS + c.merge_bias
-            merged = kernels.contract_graph(
-                int(regions.max()) + 1, pairs, weight, workspace=self._workspace
-            )
-            regions = merged[regions]
+            regions = self._merged(inner, score, features, regions)
         return regions
+
+    def _merged(
+        self, graph: kernels.PieceGraph, score: np.ndarray, features: np.ndarray, regions: np.ndarray
+    ) -> np.ndarray:
+        pairs, of_pairs = region_boundaries(graph, regions, score, features)
+        weight = of_pairs @ REGION_WEIGHTS + self.config.merge_bias
+        count = int(regions.max()) + 1
+        return kernels.contract_graph(count, pairs, weight, workspace=self._workspace)[regions]
 
     def _objects(
         self,
@@ -200,7 +224,7 @@ class GeometricSegmenter:
         regions: np.ndarray,
         background: np.ndarray,
         structure: np.ndarray,
-        height: np.ndarray,
+        carrying: Plane | None,
         stride: int,
         frame: Frame,
     ) -> tuple[np.ndarray, dict[str, int]]:
@@ -211,13 +235,8 @@ class GeometricSegmenter:
         count = len(names)
         region = np.full(len(regions), -1)
         region[free] = of
-        pixels = np.bincount(of, graph.statistics[free, PIXELS], count)
-        extents = _extents(of, count, pieces.centres[free], graph.statistics[free, PIXELS])
-        highest = np.full(count, -np.inf)
-        np.maximum.at(highest, of, height[free])
-        likeness = OBJECT_WEIGHTS @ object_features(
-            pixels, extents, *_towards_background(graph, score, region, count, structure), highest
-        ).T
+        pixels, extents, described = self._describe(graph, score, pieces, region, count, structure, carrying)
+        likeness = described @ OBJECT_WEIGHTS
         pixels *= stride**2
         fewest = c.min_pixels * frame.height * frame.width / (640 * 480)
         small = pixels < fewest
@@ -235,6 +254,28 @@ class GeometricSegmenter:
         number = np.full(count + 1, -1)  # the last: of the background, -1
         number[kept] = np.arange(len(kept))
         return number[region], {why: n for why, n in left_out.items() if n}
+
+    def _describe(
+        self,
+        graph: kernels.PieceGraph,
+        score: np.ndarray,
+        pieces: Pieces,
+        region: np.ndarray,
+        count: int,
+        structure: np.ndarray,
+        carrying: Plane | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, (R, 3) extents in mm and (R, 11) OBJECT_FEATURES of regions; (P,) `region` is -1 in the background."""
+        free = np.flatnonzero(region >= 0)
+        of, points = region[free], pieces.centres[free]
+        pixels = np.bincount(of, graph.statistics[free, PIXELS], count)
+        extents, thinnest = _extents(of, count, points, graph.statistics[free, PIXELS])
+        highest, upright = np.zeros(count), np.zeros(count)
+        if carrying:
+            np.maximum.at(highest, of, carrying.height(points))
+            upright = 1 - np.abs(thinnest @ carrying.normal)
+        towards = _towards_background(graph, score, region, count, structure)
+        return pixels, extents, object_features(pixels, extents, *towards, highest, upright)
 
 
 def depth_noise(inverse_depth: np.ndarray, reach: int = 4) -> float:
@@ -269,8 +310,10 @@ def _reduced(intrinsics: np.ndarray, stride: int) -> np.ndarray:
     return reduced
 
 
-def _extents(regions: np.ndarray, count: int, points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(R, 3) mm, ascending: lengths of the boxes that have the regions' second moments."""
+def _extents(
+    regions: np.ndarray, count: int, points: np.ndarray, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(R, 3) mm, ascending: edges of the boxes that have the regions' second moments; (R, 3) direction of the shortest."""
     total = np.bincount(regions, pixels, count)
     centre = np.stack([np.bincount(regions, pixels * x, count) / total for x in points.T], axis=1)
     offset = points - centre[regions]
@@ -280,7 +323,8 @@ def _extents(regions: np.ndarray, count: int, points: np.ndarray, pixels: np.nda
             moments[:, i, j] = moments[:, j, i] = (
                 np.bincount(regions, pixels * offset[:, i] * offset[:, j], count) / total
             )
-    return np.sqrt(12 * np.maximum(np.linalg.eigvalsh(moments), 0))
+    variances, axes = np.linalg.eigh(moments)
+    return np.sqrt(12 * np.maximum(variances, 0)), axes[:, :, 0]
 
 
 def _towards_background(

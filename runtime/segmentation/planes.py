@@ -107,6 +107,30 @@ def carrying_plane(planes: list[Plane], pieces: Pieces, of_plane: np.ndarray, re
     return int(np.argmax(worth)) if worth else -1
 
 
+def above(plane: Plane, carrying: Plane) -> bool:
+    """Whether a plane is parallel to the carrying one and before it."""
+    return abs(float(plane.normal @ carrying.normal)) > 0.95 and float(carrying.height(plane.centre)) > 0
+
+
+def large_patch(
+    patches: np.ndarray, inside: np.ndarray, pieces: Pieces, min_area: float, min_length: float
+) -> bool:
+    """Whether one connected patch of a plane is a support by itself, see find_planes.
+
+    Args:
+        patches: (P,) patch of each piece.
+        inside: (P,) bool pieces of the plane.
+    """
+    area = np.bincount(patches[inside], pieces.areas[inside])
+    if len(area) == 0:
+        return False
+    largest = inside & (patches == int(area.argmax()))
+    points, weights = pieces.centres[largest], pieces.areas[largest]
+    centre, axes = _principal(points, weights)
+    length = max(_extent((points - centre) @ axes[:, k], weights) for k in (1, 2))
+    return bool((area.max() > min_area and length > min_length) or area.max() > 2.4 * min_area)
+
+
 def tolerance(pieces: Pieces) -> np.ndarray:
     """(P,) mm from a plane within which a piece is part of it."""
     return np.maximum(3.0, 2.5 * pieces.accuracy)

@@ -236,4 +236,5 @@ def test_real_frame_000(frames_dir: Path) -> None:
     found = GeometricSegmenter(threads=1)(frame)
     truth = frame.label_image() + 1
     scores = [iou(found.mask, truth, i + 1) for i in range(len(frame.object_ids()))]
+    assert len(scores) == 7
     assert sum(s > 0.75 for s in scores) >= 6, scores
