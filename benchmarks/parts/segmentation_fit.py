@@ -7,14 +7,12 @@ Logistic regressions on seeds 900 to 999 of the split `val`, which neither the b
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from harness import CACHE
 from parts.segmentation import TruthScene, load_scenes
 
-from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.segmentation import boundary, geometric
 
 SEEDS = range(900, 1000)
@@ -43,13 +41,6 @@ class Recorder(geometric.GeometricSegmenter):
 
 def main() -> None:
     scenes = load_scenes(CACHE / "segmentation", ["val"], SEEDS, 1, lambda _: None)
-    # No two things in the simulator have one colour, a white box on a white table does: every fifth scene comes once more
-    # without colour.
-    scenes += [
-        replace(scene, frame=Frame(np.full_like(f.rgb, 128), f.depth, f.intrinsics))
-        for scene in scenes[::5]
-        for f in [scene.frame]
-    ]
     for name, examples in (("BOUNDARY", _boundaries), ("REGION", _regions), ("OBJECT", _objects)):
         rows, labels, weights = (np.concatenate(part) for part in zip(*_collect(scenes, examples), strict=True))
         # In place: what comes next is fitted to the scores that these weights give.

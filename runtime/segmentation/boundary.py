@@ -102,6 +102,19 @@ def boundary_features(graph: PieceGraph, pieces: Pieces, noise: float) -> np.nda
     )  # fmt: skip
 
 
+def boundary_scores(features: np.ndarray, weights: np.ndarray, bias: float) -> np.ndarray:
+    """(E,) scores of boundaries, positive where two pieces are rather one object.
+
+    A step of more than 20 mm, between the planes more than 10 mm, never attracts: in the simulator no two things have
+    one colour, which the weights rely on, and on a robot's table some have.
+    """
+    score = features @ weights + bias
+    steps = (features[:, FEATURES.index("measured step")] > np.log1p(10)) & (
+        features[:, FEATURES.index("step")] > np.log1p(5)
+    )
+    return np.where(steps, np.minimum(score, -1.0), score)
+
+
 def region_boundaries(
     graph: PieceGraph, regions: np.ndarray, score: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +187,7 @@ def object_features(
     flat = np.log(wide / thin)
     return np.stack(
         [
-            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), long / 100, np.log(wide),
+            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), np.minimum(long, 200) / 100, np.log(wide),
             np.log(long), flat, flat * upright, beside, np.clip(height, 0, 150) / 50,
         ],
         axis=1,

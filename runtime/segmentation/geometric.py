@@ -13,9 +13,11 @@ from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
 from zerograsp_edge.runtime.network import Stopwatch
 from zerograsp_edge.runtime.segmentation import Segmentation, SupportPlane
 from zerograsp_edge.runtime.segmentation.boundary import (
+    OBJECT_FEATURES,
     PIXELS,
     Pieces,
     boundary_features,
+    boundary_scores,
     locate,
     object_features,
     region_boundaries,
@@ -36,6 +38,9 @@ from zerograsp_edge.runtime.segmentation.weights import (
     REGION_WEIGHTS,
 )
 
+_SCORE, _ATTRACTIVE, _BESIDE = (
+    OBJECT_FEATURES.index(name) for name in ("mean score", "attractive share", "beside planes")
+)
 NO_DEPTH = "no depth within {:.0f} to {:.0f} mm"
 NOTHING = "nothing stands on the supports"
 TOO_SMALL, TOO_LARGE, OF_SUPPORT, TOO_MANY = (
@@ -78,7 +83,7 @@ class SegmentationConfig:
     fill: int = 12
     max_objects: int | None = None
     split_bias: float = -1.4
-    merge_bias: float = -0.5
+    merge_bias: float = -0.8
     object_score: float = -1.0
 
 
@@ -145,7 +150,7 @@ class GeometricSegmenter:
         with watch("regions"):
             touching = graph.touching(~background)
             features = boundary_features(touching, pieces, noise)
-            score = features @ BOUNDARY_WEIGHTS + c.split_bias
+            score = boundary_scores(features, BOUNDARY_WEIGHTS, c.split_bias)
             regions = self._regions(touching, score, features, background)
         with watch("objects"):
             objects, left_out = self._objects(
@@ -237,11 +242,14 @@ class GeometricSegmenter:
         region[free] = of
         pixels, extents, described = self._describe(graph, score, pieces, region, count, structure, carrying)
         likeness = described @ OBJECT_WEIGHTS
+        # What parts clearly from all around it is a thing, however slim and long.
+        parted, attached, beside = described[:, [_SCORE, _ATTRACTIVE, _BESIDE]].T
+        alone = (parted < -2.5) & (attached < 0.1) & (beside < 0.3)
         pixels *= stride**2
         fewest = c.min_pixels * frame.height * frame.width / (640 * 480)
         small = pixels < fewest
         large = ~small & (extents[:, 2] > c.max_object)
-        support = ~small & ~large & (likeness < c.object_score)
+        support = ~small & ~large & ~alone & (likeness < c.object_score)
         # The smallest specks are noise, not segments.
         left_out = Counter[str]()
         for why, out in ((TOO_SMALL, small & (pixels >= fewest / 4)), (TOO_LARGE, large), (OF_SUPPORT, support)):

@@ -33,7 +33,7 @@ def rays(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     return np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(u.shape)], axis=2)
 
 
-def tilted(rng: np.random.Generator, steepest: float = 50.0) -> tuple[np.ndarray, float]:
+def tilted(rng: np.random.Generator, steepest: float = 40.0) -> tuple[np.ndarray, float]:
     """Unit normal towards the camera and distance of a plane some 700 mm away."""
     angle, azimuth = np.radians(rng.uniform(0, steepest)), rng.uniform(0, 2 * np.pi)
     normal = np.array([np.sin(angle) * np.cos(azimuth), np.sin(angle) * np.sin(azimuth), -np.cos(angle)])
@@ -65,9 +65,9 @@ def iou(mask: np.ndarray, truth: np.ndarray, index: int) -> float:
 
 
 BOXES = [
-    (slice(40, 95), slice(40, 100)),
-    (slice(60, 120), slice(180, 260)),
-    (slice(150, 210), slice(110, 170)),
+    (slice(40, 76), slice(50, 92)),
+    (slice(70, 120), slice(190, 236)),
+    (slice(160, 200), slice(110, 160)),
 ]
 
 
