@@ -1,8 +1,11 @@
 """How well the geometric segmenter finds objects, on simulated scenes with exact masks, and how long it takes.
 
-200 scenes with the depth noise of a stereo camera, 100 with trained and 100 with unseen families of shapes: seeds 0 to 99 of the
-splits `test_trained` and `test_unseen`, the scenes of the reconstruction benchmark. The segmenter was fitted and tuned on seeds
-900 to 999 of the split `val` only. Scenes are made on the first run and kept. An object counts when at least 5 % and 50 pixels of
+200 scenes with the depth noise of a stereo camera, 100 with trained and 100 with unseen families of shapes:
+seeds 0 to 99 of the
+splits `test_trained` and `test_unseen`, the scenes of the reconstruction benchmark. The segmenter was fitted
+and tuned on seeds
+900 to 999 of the split `val` only. Scenes are made on the first run and kept. An object counts when at least 5
+% and 50 pixels of
 it show. Where the real frames lie beside the repository, it is compared with their masks as well.
 
     python benchmarks/segmentation.py --json segmentation.json

@@ -35,8 +35,10 @@ class PieceGraph:
         pieces: (h, w) int32 piece of each pixel, numbered in raster order of their first pixels; -1 = not measured.
         statistics: (P, 10) float64, as of `planar_superpixels`.
         edges: (E, 2) int32 touching pieces, the smaller first, ascending.
-        edge_statistics: (E, 7) float64: number of pixel pairs; mean signed and mean absolute step from the second plane to
-            the first one between the pixels; mean absolute step of the measured values; mean column and row; mean number
+        edge_statistics: (E, 7) float64: number of pixel pairs; mean signed and mean absolute step from the
+            second plane to
+            the first one between the pixels; mean absolute step of the measured values; mean column and row;
+            mean number
             of unmeasured pixels in between.
     """
 
@@ -47,7 +49,7 @@ class PieceGraph:
 
     def touching(self, chosen: NDArray[np.bool_]) -> PieceGraph:
         """The graph with only the edges of which an end, or both, is among the (P,) bool chosen pieces."""
-        return self.with_edges(chosen[self.edges].any(axis=1))
+        return self.with_edges(np.asarray(chosen[self.edges].any(axis=1)))
 
     def with_edges(self, keep: NDArray[np.bool_]) -> PieceGraph:
         """The graph with only the (E,) bool edges to keep; all pieces keep their numbers."""
@@ -175,7 +177,7 @@ def superpixel_graph(
     check_array("colour", colour, np.uint8, (height, width, 3))
     check_array("labels", labels, np.int32, (height, width))
     check_array("statistics", statistics, np.float64, ("cells", SUPERPIXEL_COLUMNS))
-    if labels.size and not (-1 <= labels.min() and labels.max() < len(statistics)):
+    if labels.size and (labels.min() < -1 or labels.max() >= len(statistics)):
         raise ValueError(
             f"labels: expected -1 to {len(statistics) - 1}, got {labels.min()} to {labels.max()}"
         )
@@ -194,7 +196,8 @@ def contract_graph(
     """Regions of a graph whose edges attract (positive weight) or repel (negative): greedy additive edge contraction.
 
     While the heaviest edge is positive its two ends become one node; parallel edges add up. (Keuper et al., Efficient
-    decomposition of image and mesh graphs by lifted multicuts, ICCV 2015.) Of equal edges the one with the smallest ends
+    decomposition of image and mesh graphs by lifted multicuts, ICCV 2015.) Of equal edges the one with the
+    smallest ends
     comes first.
 
     Args:
@@ -240,7 +243,8 @@ def expand_labels(
     """Labels of a reduced image at full resolution.
 
     A measured pixel takes the label of that one of the nine reduced pixels around it whose inverse depth is nearest to
-    its own (its own block first). A run of up to `fill` unmeasured pixels of a row, between two labelled ones, takes the
+    its own (its own block first). A run of up to `fill` unmeasured pixels of a row, between two labelled ones,
+    takes the
     label of the farther one: what a stereo camera cannot see beside an edge belongs to what lies behind.
 
     Args:

@@ -1,4 +1,5 @@
-"""Fits the weights of the geometric segmenter's scores on simulated scenes and prints `runtime/segmentation/weights.py`.
+"""Fits the weights of the geometric segmenter's scores on simulated scenes and prints
+`runtime/segmentation/weights.py`.
 
 Logistic regressions on seeds 900 to 999 of the split `val`, which neither the benchmark nor any training uses:
 
@@ -7,6 +8,7 @@ Logistic regressions on seeds 900 to 999 of the split `val`, which neither the b
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from parts.segmentation import TruthScene, load_scenes
 from zerograsp_edge.runtime.segmentation import boundary, geometric
 
 SEEDS = range(900, 1000)
+HEADING = "Weights of the boundary scores: `benchmarks/parts/segmentation_fit.py` fits them and prints this file."
 _PURE = 0.7  # share of a piece's, and
 _PURE_REGION = 0.6  # of a region's pixels that must be of one object for it to teach anything
 
@@ -45,12 +48,14 @@ def main() -> None:
         rows, labels, weights = (np.concatenate(part) for part in zip(*_collect(scenes, examples), strict=True))
         # In place: what comes next is fitted to the scores that these weights give.
         getattr(geometric, f"{name}_WEIGHTS")[:] = logistic_regression(rows, labels, weights)
-    print('"""Weights of the boundary scores: `benchmarks/parts/segmentation_fit.py` fits them and prints this file."""\n')
+    print(f'"""{HEADING}"""\n')
     print("from __future__ import annotations\n\nimport numpy as np\n")
     print("# In the order of boundary.FEATURES, REGION_FEATURES and OBJECT_FEATURES.\n# fmt: off")
     for name in ("BOUNDARY", "REGION", "OBJECT"):
         values = ", ".join(f"{value:.3f}" for value in getattr(geometric, f"{name}_WEIGHTS"))
-        print(f"{name}_WEIGHTS = np.array([{values}])")
+        print(f"{name}_WEIGHTS = np.array([")
+        print(*textwrap.wrap(values, 100, initial_indent="    ", subsequent_indent="    "), sep="\n")
+        print("])")
     print("# fmt: on")
 
 

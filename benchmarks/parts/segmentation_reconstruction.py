@@ -21,7 +21,8 @@ from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter, Se
 
 
 def reconstruction_cost(scenes: Sequence[TruthScene], count: int, samples: Path) -> list[Figure]:
-    """Chamfer distance of the objects that both masks give a reconstruction of, over the first `count` scenes of each split
+    """Chamfer distance of the objects that both masks give a reconstruction of, over the first `count` scenes
+    of each split
     whose true surfaces are in `samples`; and how many objects have none with the segmenter's masks."""
     bundle = load_bundle(EDGE_MODEL)
     pipeline = Pipeline(bundle, threads=1)

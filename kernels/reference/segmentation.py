@@ -25,8 +25,8 @@ def reduce_depth(
 ) -> NDArray[np.float32]:
     """Twin of `kernels.reduce_depth`."""
     height, width = depth.shape[0] // stride, depth.shape[1] // stride
-    blocks = depth[: height * stride, : width * stride].reshape(height, stride, width, stride)
-    blocks = blocks.transpose(0, 2, 1, 3).reshape(height, width, stride * stride)
+    cut = depth[: height * stride, : width * stride].reshape(height, stride, width, stride)
+    blocks = cut.transpose(0, 2, 1, 3).reshape(height, width, stride * stride)
     with np.errstate(invalid="ignore"):
         valid = (blocks > np.float32(min_depth)) & (blocks < np.float32(max_depth))
     inverse = np.where(valid, np.float32(1000) / np.where(valid, blocks, np.float32(1)), np.float32(0))
@@ -43,14 +43,16 @@ def reduce_depth(
     return np.where(enough & (kept > 0), total / np.maximum(kept, np.float32(1)), np.float32(0))
 
 
-def plane_statistics(labels: NDArray[np.int32], inverse_depth: Image, colour: NDArray[np.uint8], count: int) -> Statistics:
+def plane_statistics(
+    labels: NDArray[np.int32], inverse_depth: Image, colour: NDArray[np.uint8], count: int
+) -> Statistics:
     """(count, 10) per label, see `kernels.planar_superpixels`: least squares planes of the inverse depth."""
     v, u = np.nonzero(labels >= 0)
     of, w, rgb = labels[v, u], inverse_depth[v, u].astype(float), colour[v, u].astype(float)
     x, y = u.astype(float), v.astype(float)
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(of, values, count)
+        return np.bincount(of, values, count).astype(float)
 
     pixels = total(np.ones(len(x)))
     n = np.maximum(pixels, 1)
@@ -149,11 +151,11 @@ def superpixel_graph(
                 if last is None or pieces[last] == pieces[v, u]:
                     continue
                 a, b = sorted((int(pieces[v, u]), int(pieces[last])))
-                y, x = 0.5 * (v + last[0]), 0.5 * (u + last[1])
-                step = plane(a, x, y) - plane(b, x, y)
+                row, column = 0.5 * (v + last[0]), 0.5 * (u + last[1])
+                step = plane(a, column, row) - plane(b, column, row)
                 measured = abs(float(inverse_depth[v, u]) - float(inverse_depth[last]))
                 gap = (u - last[1]) + (v - last[0]) - 1
-                link = np.array([1.0, step, abs(step), measured, x, y, gap])
+                link = np.array([1.0, step, abs(step), measured, column, row, gap])
                 sums[a, b] = sums.get((a, b), np.zeros(7)) + link
     edges = sorted(sums)
     means = np.array([sums[e] for e in edges]).reshape(-1, 7)

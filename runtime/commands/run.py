@@ -41,7 +41,8 @@ class Run:
     mask: Path | None = None
     """Instance masks of a single frame: PNG or .npy of object ids; without them see --segment."""
     segment: Literal["geometric", "none"] = "geometric"
-    """What finds the objects of a frame without masks: geometric (supports and what stands on them, by depth and colour), or
+    """What finds the objects of a frame without masks: geometric (supports and what stands on them, by depth
+    and colour), or
     none: such a frame is an error."""
     camera: Path | None = None
     """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); overrides a folder's own."""
@@ -120,6 +121,7 @@ class Run:
         missing = [name for name, value in needed.items() if value is None]
         if missing or self.rgb is None or self.depth is None or self.camera is None:
             raise FrameError(
-                f"expected a folder, or --rgb, --depth and --camera (--mask if there is one); missing: {', '.join(missing)}"
+                "expected a folder, or --rgb, --depth and --camera (--mask if there is one); "
+                f"missing: {', '.join(missing)}"
             )
         return [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]

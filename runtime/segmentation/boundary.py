@@ -1,8 +1,10 @@
 """How much two touching pieces of surface look like one object: features of their boundary, and a linear score of them.
 
 The scores are logits of a logistic regression on simulated scenes (`benchmarks/parts/segmentation_fit.py` makes them
-anew): positive where two pieces are rather one object. A concave crease between convex surfaces, a step in depth and a change
-of colour speak against it; the idea that objects part at concave boundaries is that of Stein et al., Object partitioning
+anew): positive where two pieces are rather one object. A concave crease between convex surfaces, a step in
+depth and a change
+of colour speak against it; the idea that objects part at concave boundaries is that of Stein et al., Object
+partitioning
 using local convexity, CVPR 2014.
 """
 
@@ -25,8 +27,8 @@ REGION_FEATURES = (
     "gap", "colour / variety", "mean score * size", "measured step", "concave",
 )  # fmt: skip
 OBJECT_FEATURES = (
-    "constant", "mean score", "attractive share", "pixels", "length / 100 mm", "width", "length", "flat", "flat, upright",
-    "beside planes", "height / 50 mm",
+    "constant", "mean score", "attractive share", "pixels", "length / 100 mm", "width", "length", "flat",
+    "flat, upright", "beside planes", "height / 50 mm",
 )  # fmt: skip
 
 
@@ -93,7 +95,8 @@ def boundary_features(graph: PieceGraph, pieces: Pieces, noise: float) -> np.nda
     same = ((lightness < 6) & (chroma < 3)) * np.exp(-measured * to_mm / 4)
     return np.stack(
         [
-            np.ones(len(i)), np.log1p(np.minimum(step * to_mm / 2, 15)), relative, seen, concave, convex, concave * large,
+            np.ones(len(i)), np.log1p(np.minimum(step * to_mm / 2, 15)), relative, seen, concave, convex,
+            concave * large,
             np.log1p(lightness / 5), tint, np.minimum(gap, 3), np.log1p(links),
             np.minimum(-np.minimum(side, 0) * distance, 20) / 10, same, np.maximum(seen - np.log1p(4), 0),
             relative * tint,
@@ -187,8 +190,8 @@ def object_features(
     flat = np.log(wide / thin)
     return np.stack(
         [
-            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), np.minimum(long, 200) / 100, np.log(wide),
-            np.log(long), flat, flat * upright, beside, np.clip(height, 0, 150) / 50,
+            np.ones(len(pixels)), np.clip(score, -6, 6), attractive, np.log(pixels), np.minimum(long, 200) / 100,
+            np.log(wide), np.log(long), flat, flat * upright, beside, np.clip(height, 0, 150) / 50,
         ],
         axis=1,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Objects of a frame without a network: supports by robust planes, the rest parted at steps, concave creases and colours."""
+"""Objects of a frame without a network: supports, and what stands on them, parted by steps, creases and colour."""
 
 from __future__ import annotations
 
@@ -273,7 +273,8 @@ class GeometricSegmenter:
         structure: np.ndarray,
         carrying: Plane | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, (R, 3) extents in mm and (R, 11) OBJECT_FEATURES of regions; (P,) `region` is -1 in the background."""
+        """Pixels, (R, 3) extents in mm and (R, 11) OBJECT_FEATURES of regions; (P,) `region` is -1 in the
+        background."""
         free = np.flatnonzero(region >= 0)
         of, points = region[free], pieces.centres[free]
         pixels = np.bincount(of, graph.statistics[free, PIXELS], count)
@@ -321,7 +322,8 @@ def _reduced(intrinsics: np.ndarray, stride: int) -> np.ndarray:
 def _extents(
     regions: np.ndarray, count: int, points: np.ndarray, pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(R, 3) mm, ascending: edges of the boxes that have the regions' second moments; (R, 3) direction of the shortest."""
+    """(R, 3) mm, ascending: edges of the boxes that have the regions' second moments; (R, 3) direction of the
+    shortest."""
     total = np.bincount(regions, pixels, count)
     centre = np.stack([np.bincount(regions, pixels * x, count) / total for x in points.T], axis=1)
     offset = points - centre[regions]
@@ -338,7 +340,8 @@ def _extents(
 def _towards_background(
     graph: kernels.PieceGraph, score: np.ndarray, regions: np.ndarray, count: int, structure: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each region's boundary: mean score and attractive share of what is with the background; share of all of it that is
+    """Of each region's boundary: mean score and attractive share of what is with the background; share of all
+    of it that is
     with walls, boards and other planes. Regions are -1 in the background."""
     i, j = regions[graph.edges].T
     links = graph.edge_statistics[:, 0] * (i != j)
@@ -353,7 +356,8 @@ def _towards_background(
 
 
 def self_check() -> int:
-    """Number of objects found in a small made-up picture of two boxes on a table, which is 2 on a sound installation."""
+    """Number of objects found in a small made-up picture of two boxes on a table, which is 2 on a sound
+    installation."""
     height, width = 240, 320
     depth = np.full((height, width), 700, np.float32)
     depth[80:140, 60:120] = 640

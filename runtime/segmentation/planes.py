@@ -49,7 +49,8 @@ def find_planes(
         statistics: (P, 10) of the pieces.
         noise: of the inverse depth, 1/m.
         min_area: mm^2, and
-        min_length: mm of the longer side: a smaller plane may be an object's face. One of twice the area and more counts
+        min_length: mm of the longer side: a smaller plane may be an object's face. One of twice the area and
+            more counts
             whatever its shape.
         max_depth: mm, of pieces that are looked at.
     """

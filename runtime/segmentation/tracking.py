@@ -27,7 +27,8 @@ class _Track:
 class IdTracker:
     """Gives each object of a frame the id of the object of earlier frames that it continues.
 
-    Objects are compared by position, size and colour. The camera's own motion moves them all alike: it is taken out as the
+    Objects are compared by position, size and colour. The camera's own motion moves them all alike: it is
+    taken out as the
     median motion of the pairs that are nearest, before the rest is matched.
     """
 

@@ -74,7 +74,7 @@ def test_superpixels_and_graph_equal_twins(
 
 def test_superpixels_follow_a_crease() -> None:
     """Two planes that meet in a valley: no superpixel reaches far to the other side, though no depth steps there."""
-    v, u = np.mgrid[:48, :64]
+    u = np.arange(64) + np.zeros((48, 1))
     inverse = (1.4 + 0.004 * np.abs(u - 29.5)).astype(np.float32)
     colour = np.full((48, 64, 3), 128, np.uint8)
     labels, statistics = kernels.planar_superpixels(inverse, colour, 8, 4, 1e-3)
@@ -108,7 +108,8 @@ def test_contraction_equals_twin(seed: int, nodes: int, mean: float, ties: bool)
 
 
 def test_repulsion_outweighs_a_leak() -> None:
-    """Two chains that attract within and touch at three places: one weak bond does not join what two repulsions part."""
+    """Two chains that attract within and touch at three places: one weak bond does not join what two
+    repulsions part."""
     edges = np.array([[0, 1], [1, 2], [3, 4], [4, 5], [0, 3], [1, 4], [2, 5]], np.int32)
     weights = np.array([3.0, 3, 3, 3, 1, -1, -1])
     assert kernels.contract_graph(6, edges, weights).tolist() == [0, 0, 0, 1, 1, 1]

@@ -43,7 +43,8 @@ def tilted(rng: np.random.Generator, steepest: float = 40.0) -> tuple[np.ndarray
 def scene(
     rng: np.random.Generator, boxes: list[tuple[slice, slice]], height: float, noise: float = 0.03
 ) -> tuple[Frame, np.ndarray, tuple[np.ndarray, float]]:
-    """Parts of a tilted table raised by `height` mm, as a stereo camera measures them; the frame, the truth, the table."""
+    """Parts of a tilted table raised by `height` mm, as a stereo camera measures them; the frame, the truth,
+    the table."""
     normal, distance = tilted(rng)
     along = rays() @ normal
     depth = -distance / along
