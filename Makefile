@@ -54,6 +54,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/install_size.py
+	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
 benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py --quick

@@ -38,6 +38,14 @@ struct Span {
   int far_first, far_last;                       // and by the far face
 };
 
+// Image coordinates of corner v (0 .. 7) of a sub-voxel, from the spans of its axes.
+ZG_HD float corner_x(const Span& s, int v) {
+  return v & 1 ? (v & 4 ? s.far_high : s.far_low) : (v & 4 ? s.near_high : s.near_low);
+}
+ZG_HD float corner_y(const Span& s, int v) {
+  return v & 1 ? (v & 2 ? s.far_high : s.far_low) : (v & 2 ? s.near_high : s.near_low);
+}
+
 struct Interval {
   int first, last;
 };
@@ -119,8 +127,8 @@ inline
       if (!prepared) {
         float px[8], py[8], pz[8];
         for (int v = 0; v < 8; ++v) {
-          px[v] = v & 1 ? (v & 4 ? sx.far_high : sx.far_low) : (v & 4 ? sx.near_high : sx.near_low);
-          py[v] = v & 1 ? (v & 2 ? sy.far_high : sy.far_low) : (v & 2 ? sy.near_high : sy.near_low);
+          px[v] = corner_x(sx, v);
+          py[v] = corner_y(sy, v);
           pz[v] = v & 1 ? z_far : z_near;
         }
         for (int t = 0; t < kTriangles; ++t) gather_triangle(triangles, t, px, py, pz);

@@ -4,6 +4,8 @@
 // Flags must not depend on the machine: every float operation stands in the order of the published network
 // (no fused multiply-add: compile with -ffp-contract=off, nvcc --fmad=false).
 #pragma once
+#include <cstdint>
+
 #include "core/host_device.h"
 
 namespace zerograsp {
@@ -23,15 +25,18 @@ ZG_HD float project(float value, float z, float focal, float centre, int size) {
   return 0.5f * (ndc * extent + extent - 1.0f);
 }
 
-// The 12 triangles of one sub-voxel, corners a, b, c from left to right; one array per quantity.
-struct Triangles {
-  float ax[kTriangles], ay[kTriangles], az[kTriangles];
-  float bx[kTriangles], by[kTriangles], bz[kTriangles];
-  float cx[kTriangles], cy[kTriangles], cz[kTriangles];
-  float slope_ab[kTriangles], slope_bc[kTriangles], slope_ac[kTriangles];
-  float weight_x[3][kTriangles], weight_y[3][kTriangles], weight_1[3][kTriangles];  // barycentric weight = x, y, 1 terms
-  int usable[kTriangles];  // 0: no extent in x, or no area
+// Triangles of one sub-voxel, corners a, b, c from left to right; one array per quantity. A CPU takes all of them at once, a
+// CUDA thread one after the other.
+template <int kCount>
+struct TriangleSet {
+  float ax[kCount], ay[kCount], az[kCount];
+  float bx[kCount], by[kCount], bz[kCount];
+  float cx[kCount], cy[kCount], cz[kCount];
+  float slope_ab[kCount], slope_bc[kCount], slope_ac[kCount];
+  float weight_x[3][kCount], weight_y[3][kCount], weight_1[3][kCount];  // barycentric weight = x, y, 1 terms
+  int usable[kCount];  // 0: no extent in x, or no area
 };
+using Triangles = TriangleSet<kTriangles>;
 
 ZG_HD void swap_if(bool swap, float& p, float& q) {
   const float low = swap ? q : p, high = swap ? p : q;
@@ -40,7 +45,8 @@ ZG_HD void swap_if(bool swap, float& p, float& q) {
 }
 
 // Stable sort of the corners of triangle t by image x.
-ZG_HD void left_to_right(Triangles& T, int t) {
+template <int kCount>
+ZG_HD void left_to_right(TriangleSet<kCount>& T, int t) {
   bool swap = T.bx[t] < T.ax[t];
   swap_if(swap, T.ax[t], T.bx[t]), swap_if(swap, T.ay[t], T.by[t]), swap_if(swap, T.az[t], T.bz[t]);
   swap = T.cx[t] < T.bx[t];
@@ -49,19 +55,34 @@ ZG_HD void left_to_right(Triangles& T, int t) {
   swap_if(swap, T.ax[t], T.bx[t]), swap_if(swap, T.ay[t], T.by[t]), swap_if(swap, T.az[t], T.bz[t]);
 }
 
-// x, y, z: the 8 corners of the sub-voxel in image coordinates and mm; index = 4 * (x high) + 2 * (y high) + (z high).
-// The order within a triangle decides between corners of equal image x (left_to_right is stable), the diagonals decide
-// which pixels at the rim of a face are covered: both as the published flags need them.
-ZG_HD void gather_triangle(Triangles& T, int t, const float* x, const float* y, const float* z) {
+// Corner index = 4 * (x high) + 2 * (y high) + (z high). The order within a triangle decides between corners of equal image x
+// (left_to_right is stable), the diagonals decide which pixels at the rim of a face are covered: both as the published flags
+// need them. Six triangles to a word, three bits a corner: an array could not be indexed in device code.
+constexpr std::uint64_t pack_corners(int first) {
   constexpr unsigned char kCorners[kTriangles][3] = {{1, 2, 3}, {1, 0, 2}, {4, 6, 7}, {4, 5, 7}, {0, 1, 5}, {0, 5, 4},
                                                      {3, 7, 6}, {3, 6, 2}, {4, 6, 2}, {4, 0, 2}, {7, 1, 5}, {1, 7, 3}};
-  const int a = kCorners[t][0], b = kCorners[t][1], c = kCorners[t][2];
+  std::uint64_t word = 0;
+  for (int i = 0; i < 18; ++i) word |= static_cast<std::uint64_t>(kCorners[first + i / 3][i % 3]) << (3 * i);
+  return word;
+}
+
+constexpr std::uint64_t kCornersLow = pack_corners(0), kCornersHigh = pack_corners(6);
+
+// Corner `i` (0, 1, 2) of triangle t.
+ZG_HD int triangle_corner(int t, int i) {
+  return static_cast<int>((t < 6 ? kCornersLow : kCornersHigh) >> (t % 6 * 9 + i * 3) & 7u);
+}
+
+// x, y, z: the 8 corners of the sub-voxel in image coordinates and mm.
+ZG_HD void gather_triangle(Triangles& T, int t, const float* x, const float* y, const float* z) {
+  const int a = triangle_corner(t, 0), b = triangle_corner(t, 1), c = triangle_corner(t, 2);
   T.ax[t] = x[a], T.ay[t] = y[a], T.az[t] = z[a];
   T.bx[t] = x[b], T.by[t] = y[b], T.bz[t] = z[b];
   T.cx[t] = x[c], T.cy[t] = y[c], T.cz[t] = z[c];
 }
 
-ZG_HD void prepare_triangle(Triangles& T, int t) {
+template <int kCount>
+ZG_HD void prepare_triangle(TriangleSet<kCount>& T, int t) {
   left_to_right(T, t);
   const float ax = T.ax[t], ay = T.ay[t], bx = T.bx[t], by = T.by[t], cx = T.cx[t], cy = T.cy[t];
   // A vertical edge divides by zero here; covers() then takes the corner instead.
@@ -85,7 +106,8 @@ ZG_HD void prepare_triangle(Triangles& T, int t) {
 // trunc(rightmost), the rows of a column from floor to trunc between the long edge a-c and the short edges, both taken at
 // the column, moved into [leftmost, rightmost]. For p >= 0: p >= floor(v) is p + 1 > v; p <= trunc(v) is p <= v, or p = 0
 // and v > -1.
-ZG_HD int covers(const Triangles& T, int t, float x, float y) {
+template <int kCount>
+ZG_HD int covers(const TriangleSet<kCount>& T, int t, float x, float y) {
   const float ax = T.ax[t], ay = T.ay[t], bx = T.bx[t], by = T.by[t], cx = T.cx[t];
   const int column = (x + 1.0f > ax) & ((x <= cx) | ((x == 0.0f) & (cx > -1.0f)));
   float at = x < ax ? ax : x;
@@ -106,7 +128,8 @@ ZG_HD float clamp_weight(float w) {
 
 // Is triangle t behind `depth` (mm) at pixel (x, y)? Perspective-correct depth from clamped, renormalised weights. Where
 // all weights round to nothing there is no depth, and the sample does not count.
-ZG_HD int is_behind(const Triangles& T, int t, float x, float y, float depth) {
+template <int kCount>
+ZG_HD int is_behind(const TriangleSet<kCount>& T, int t, float x, float y, float depth) {
   const float w0 = clamp_weight(T.weight_x[0][t] * x + T.weight_y[0][t] * y + T.weight_1[0][t]);
   const float w1 = clamp_weight(T.weight_x[1][t] * x + T.weight_y[1][t] * y + T.weight_1[1][t]);
   const float w2 = clamp_weight(T.weight_x[2][t] * x + T.weight_y[2][t] * y + T.weight_1[2][t]);

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generators import features, residual_arguments, table, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -52,28 +53,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert core.convolution_isa() == request.param
     yield request.param
     core.set_convolution_isa(None)
-
-
-def features(rng: np.random.Generator, *shape: int) -> Floats:
-    return rng.standard_normal(shape).astype(np.float32)
-
-
-def weights(rng: np.random.Generator, taps: int, cin: int, cout: int) -> tuple[Floats, Floats]:
-    weight = rng.standard_normal((taps, cin, cout)) / math.sqrt(taps * cin)
-    return weight.astype(np.float32), features(rng, cout)
-
-
-def table(rng: np.random.Generator, taps: int, nodes: int, rows: int, present: float) -> NDArray[np.int32]:
-    indices = rng.integers(0, max(rows, 1), (taps, nodes))
-    return np.where((rng.random((taps, nodes)) < present) & (rows > 0), indices, -1).astype(np.int32)
-
-
-def residual_arguments(
-    rng: np.random.Generator, cin: int, hidden: int, cout: int, projected: bool
-) -> list[Any]:
-    blocks = [(1, cin, hidden), (27, hidden, hidden), (1, hidden, cout if projected else cin)]
-    arrays: list[Any] = [array for shape in blocks for array in weights(rng, *shape)]
-    return [*arrays, weights(rng, 1, cin, cout)[0] if projected else None]
 
 
 @given(

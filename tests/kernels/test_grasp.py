@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from generators import axis_rotations, random_rotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,21 +29,6 @@ HANDS = (
         sweep=0.05,
     ),
 )
-
-
-def random_rotations(rng: np.random.Generator, count: int) -> Float:
-    matrix, _ = np.linalg.qr(rng.standard_normal((count, 3, 3)))
-    matrix[:, :, 2] *= np.linalg.det(matrix)[:, None]
-    return np.ascontiguousarray(matrix, np.float32)
-
-
-def axis_rotations(rng: np.random.Generator, count: int) -> Float:
-    """Signed permutations: grasp coordinates of points on a lattice are exact, so ties are."""
-    out = np.zeros((count, 3, 3), np.float32)
-    for matrix in out:
-        matrix[np.arange(3), rng.permutation(3)] = rng.choice([-1, 1], 3)
-        matrix[:, 2] *= np.linalg.det(matrix)
-    return out
 
 
 def assert_equal(got: RefinedGrasps, expected: RefinedGrasps) -> None:

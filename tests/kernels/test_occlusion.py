@@ -9,58 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from generators import Arguments, random_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerograsp_edge.kernels.occlusion import occlusion_field
 from zerograsp_edge.kernels.reference.occlusion import occlusion_field as reference_field
-
-Arguments = dict[str, Any]
-
-
-def random_scene(
-    seed: int,
-    *,
-    nodes: int = 3,
-    objects: int = 3,
-    size: tuple[int, int] = (32, 40),
-    resolution: int = 4,
-    edge: float = 80.0,
-    reach: tuple[float, float] = (200.0, 700.0),
-) -> Arguments:
-    """Blocks of random labels over a tilted, noisy surface with holes, and cubes around that surface.
-
-    `reach` is the range of the cubes' z, behind the camera where negative; the surface is near 450 mm.
-    """
-    rng = np.random.default_rng(seed)
-    height, width = size
-    block = int(rng.integers(1, 12))
-    coarse = rng.integers(-1, objects, (height // block + 1, width // block + 1))
-    labels = np.kron(coarse, np.ones((block, block), int))[:height, :width].astype(np.int32)
-    v, u = np.mgrid[:height, :width]
-    depth = 450 + rng.normal(0, 5, 2) @ [u.ravel() - width / 2, v.ravel() - height / 2]
-    depth = depth.reshape(height, width) + rng.normal(0, rng.choice([0.1, 5, 60]), (height, width))
-    depth[rng.random((height, width)) < 0.1] = rng.choice([0.0, 5.0, 10.0, np.nan, -3.0])
-    focal = rng.uniform(0.5, 3) * width * np.array([1, rng.uniform(0.6, 1.6)])
-    principal = rng.uniform(0.2, 0.8, 2) * [width, height]
-    intrinsics = [[focal[0], 0, principal[0]], [0, focal[1], principal[1]], [0, 0, 1]]
-
-    z = rng.uniform(*reach, nodes)
-    pixels = rng.uniform(-0.2, 1.2, (nodes, 2)) * [width, height]  # some beside the image
-    centres = np.column_stack([(pixels - principal) / focal * np.abs(z)[:, None], z])
-    if rng.random() < 0.5:  # as the octree has them: corners on the optical axis, and exact ties
-        centres = np.round(centres / (edge / 2)) * (edge / 2)
-    adjacency = np.triu(rng.integers(0, 2, (objects, objects)), 1)
-    return {
-        "centres": centres.astype(np.float32),
-        "object_index": rng.integers(0, objects, nodes).astype(np.int32),
-        "depth": depth.astype(np.float32),
-        "labels": labels,
-        "adjacency": (adjacency + adjacency.T).astype(np.uint8),
-        "intrinsics": np.array(intrinsics, np.float32),
-        "edge": edge,
-        "resolution": resolution,
-    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from generators import clouds, key_pairs
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,29 +22,6 @@ def sha256(rows: np.ndarray) -> str:
 
 def golden_counts(golden: dict[str, np.ndarray]) -> np.ndarray:
     return np.bincount(np.searchsorted(golden["obj_ids"], golden["labels"])).astype(np.int32)
-
-
-@st.composite
-def clouds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 3) and counts (B,): random, on the borders of voxels and cube, repeated, in one voxel; empty
-    objects."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    num_objects = draw(st.sampled_from([1, 2, 7, 40]))
-    clouds = []
-    for _ in range(num_objects):
-        kind = draw(st.sampled_from(["empty", "one", "random", "border", "repeated", "one voxel", "walk"]))
-        count = {"empty": 0, "one": 1}.get(kind, int(rng.integers(2, 800 // num_objects + 20)))
-        cloud = rng.uniform(-1, np.nextafter(np.float32(1), np.float32(0)), (count, 3))
-        if kind == "border":
-            cloud = np.clip(np.round(cloud * 256) / 256, -1, 1 - 2**-20)
-        elif kind == "repeated":
-            cloud = cloud[rng.integers(0, 3, count) % max(count, 1)]
-        elif kind == "one voxel":
-            cloud = 0.3 + rng.uniform(0, 1e-4, (count, 3))
-        elif kind == "walk":  # like a surface in raster order
-            cloud = np.clip(np.cumsum(rng.normal(0, 0.002, (count, 3)), axis=0), -0.9, 0.9)
-        clouds.append(cloud.astype(np.float32))
-    return np.concatenate(clouds), np.array([len(c) for c in clouds], np.int32)
 
 
 def assert_same_octree(got: octree.Octree, expected: reference.Octree | octree.Octree) -> None:
@@ -197,22 +175,6 @@ def test_expand_into_buffer() -> None:
         octree.expand_neighbours(table, out=np.empty((27, 7), np.int32))
     with pytest.raises(ValueError, match=r"rank: expected .* shape \(8,\)"):
         octree.expand_neighbours(table, np.zeros(9, np.int32))
-
-
-@st.composite
-def key_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Two ascending key lists with common parts: complete sibling groups, single keys, or both."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    groups = rng.choice(1500, draw(st.sampled_from([0, 1, 40, 1400])), replace=False)
-    sides = []
-    for _ in range(2):
-        share = draw(st.sampled_from([0.1, 0.5, 1.0]))
-        mine = np.sort(groups[rng.random(len(groups)) < share])
-        keys = (mine[:, None] * 8 + np.arange(8)).reshape(-1)
-        if draw(st.booleans()):
-            keys = keys[rng.random(len(keys)) < 0.7]
-        sides.append((keys // 4000 << 48 | keys % 4000).astype(np.int64))
-    return sides[0], sides[1]
 
 
 @settings(max_examples=120, deadline=None)

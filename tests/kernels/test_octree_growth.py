@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from generators import full_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +14,6 @@ from zerograsp_edge.kernels import octree, output_octree
 from zerograsp_edge.kernels.checks import CapacityError
 from zerograsp_edge.kernels.reference import octree as reference
 from zerograsp_edge.kernels.workspace import Workspace
-
-
-def full_grid(num_objects: int, depth: int) -> np.ndarray:
-    return (np.arange(8**depth) | (np.arange(num_objects)[:, None] << 48)).reshape(-1).astype(np.int64)
 
 
 def assert_same(got: object, expected: object, names: list[str]) -> None:

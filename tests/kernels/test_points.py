@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from generators import frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,26 +33,6 @@ def golden_frame(golden: dict[str, np.ndarray], frames_dir: Path) -> tuple[np.nd
     for index, value in enumerate(np.unique(mask)[1:]):
         labels[mask[rows] == value] = index
     return np.ascontiguousarray(depth[rows], np.float32), labels
-
-
-@st.composite
-def frames(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
-    """Small frames: boxes of objects, holes, depths that leave the cube, NaN and infinity."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
-    num_objects = draw(st.sampled_from([1, 2, 5, 40]))
-    labels = np.full((height, width), -1, np.int32)
-    for i in range(num_objects):
-        v, u = rng.integers(height), rng.integers(width)
-        labels[v : v + rng.integers(1, 20), u : u + rng.integers(1, 20)] = i
-    if draw(st.booleans()):
-        labels[rng.random(labels.shape) < 0.3] = -1
-    spread = draw(st.sampled_from([0.0, 3.0, 3000.0]))
-    depth = (700 + spread * rng.standard_normal(labels.shape)).astype(np.float32)
-    bad = rng.random(labels.shape)
-    for value, share in [(np.nan, 0.05), (np.inf, 0.1), (-np.inf, 0.12), (0.0, 0.15), (10.0, 0.17)]:
-        depth[bad < share * draw(st.sampled_from([0, 1]))] = value
-    return depth, labels, num_objects
 
 
 @settings(max_examples=80, deadline=None)
