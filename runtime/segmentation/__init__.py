@@ -68,7 +68,8 @@ class Segmentation:
             FrameError: no object was found for another reason, which the message says.
         """
         if self.reason:
-            raise (NoObjectError if self.planes else FrameError)(f"no object found in frame '{frame.name}': {self.reason}")
+            error = NoObjectError if self.planes else FrameError
+            raise error(f"no object found in frame '{frame.name}': {self.reason}")
         return frame.with_mask(self.mask, background=0)
 
 
