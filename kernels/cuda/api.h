@@ -187,7 +187,7 @@ ZG_API int zg_cuda_occlusion_field(int32_t type, const float* centres, const int
 
 // Contact-constrained width and depth of grasps (m; rotation columns approach, closing, height), points between their fingers,
 // and whether they fit (values of zerograsp::grasp::Status), against points (point_count, 3) in m, in an order that decides
-// ties. hand: the 11 lengths of zerograsp::grasp::Gripper in their order, HOST memory. Status: kZgNotFinite; a grasp that is not
+// ties. hand: the 12 lengths of zerograsp::grasp::Gripper in their order, HOST memory. Status: kZgNotFinite; a grasp that is not
 // finite counts as empty, and with a point that is not finite no outcome is to be used. status may be null.
 ZG_API size_t zg_cuda_refine_grasps_workspace(int64_t points);
 ZG_API int zg_cuda_refine_grasps(const float* rotation, const float* translation, const float* width, const float* depth,

@@ -247,8 +247,8 @@ int zg_cuda_refine_grasps(const float* rotation, const float* translation, const
                           CUstream_st* stream) {
   ZG_TRY(expect_size("grasps", n, 0, kMaxRows));
   ZG_TRY(expect_size("points", point_count, 0, kMaxRows - grasp::kBlock));
-  if (hand == nullptr) return invalid("hand: expected 11 lengths in host memory, got null");
-  for (int k = 0; k < 11; ++k)
+  if (hand == nullptr) return invalid("hand: expected 12 lengths in host memory, got null");
+  for (int k = 0; k < 12; ++k)
     if (std::isnan(hand[k])) return invalid("hand: expected lengths in m, got NaN at position %d", k);
   ZG_TRY(expect_pointer("rotation", rotation, n > 0));
   ZG_TRY(expect_pointer("translation", translation, n > 0));
@@ -261,8 +261,8 @@ int zg_cuda_refine_grasps(const float* rotation, const float* translation, const
   ZG_TRY(expect_pointer("fit", fit, n > 0));
   ZG_TRY(expect_workspace(workspace, workspace_bytes, zg_cuda_refine_grasps_workspace(point_count)));
 
-  const Gripper gripper = {hand[0], hand[1], hand[2], hand[3], hand[4],  hand[5],
-                           hand[6], hand[7], hand[8], hand[9], hand[10], min_inner_points};
+  const Gripper gripper = {hand[0], hand[1], hand[2], hand[3], hand[4],  hand[5],  hand[6],
+                           hand[7], hand[8], hand[9], hand[10], hand[11], min_inner_points};
   const Grasps grasps = {rotation, translation, width, depth, {n, n_count}};
   const Cloud cloud = {points, {point_count, points_count}};
   char* scratch = static_cast<char*>(workspace);

@@ -93,7 +93,7 @@ def dense_scene(seed: int) -> tuple[np.ndarray, ...]:
 def test_dense_points(order: int) -> None:
     cuda = library()
     cuda.seed(order)
-    arguments = *dense_scene(1), HANDS[3]
+    arguments = *dense_scene(1), HANDS[5]
     got, _ = refine(cuda, *arguments)
     assert len(set(got.fit)) >= 3
     assert_equal(got, reference.refine_grasps(*arguments))
@@ -174,7 +174,7 @@ def test_the_status_tells_of_values_that_are_not_finite(value: float) -> None:
 
 def test_launchers_name_the_argument() -> None:
     cuda = library()
-    hand = np.zeros(11, np.float32)
+    hand = np.zeros(12, np.float32)
     rest = [10, None, None, None, None, None, None, 0]
     with pytest.raises(CudaError, match="rotation: expected device memory, got null"):
         cuda.refine_grasps(None, None, None, None, 1, None, None, 0, None, hand, *rest)
