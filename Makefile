@@ -48,6 +48,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py
 	$(VENV)/bin/python benchmarks/pipeline.py
 	$(VENV)/bin/python benchmarks/reconstruction.py --grasps
+	$(VENV)/bin/python benchmarks/segmentation.py --reconstruct 25
 	$(VENV)/bin/python benchmarks/grasp_labels.py
 	$(VENV)/bin/python benchmarks/picking.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
@@ -59,6 +60,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/kernels.py --quick
 	$(VENV)/bin/python benchmarks/pipeline.py --quick
 	$(VENV)/bin/python benchmarks/reconstruction.py --quick --grasps
+	$(VENV)/bin/python benchmarks/segmentation.py --quick
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
 	$(VENV)/bin/python benchmarks/picking.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick

@@ -1,5 +1,5 @@
 """The native core: octree construction, neighbours, growth and alignment, occlusion field, convolution,
-grasp refinement.
+grasp refinement, geometric segmentation.
 
 Every function has a NumPy twin of the same name in `zerograsp_edge.kernels.reference`. Names are resolved on
 first use.
@@ -19,6 +19,7 @@ _MODULE_OF = {
     "Hand": "hand",
     "Octree": "octree",
     "PackedWeight": "convolution",
+    "PieceGraph": "segmentation",
     "PointSet": "points",
     "RefinedGrasps": "hand",
     "ResidualWeights": "convolution",
@@ -28,7 +29,9 @@ _MODULE_OF = {
     "align": "octree",
     "batch_statistics": "training",
     "build_octree": "octree",
+    "contract_graph": "segmentation",
     "conv_weight_gradient": "training",
+    "expand_labels": "segmentation",
     "expand_neighbours": "octree",
     "gather_rows": "training",
     "grid_conv": "convolution",
@@ -43,9 +46,12 @@ _MODULE_OF = {
     "octree_mlp": "convolution",
     "octree_residual": "convolution",
     "octree_upsample": "convolution",
+    "planar_superpixels": "segmentation",
     "points_from_depth": "points",
+    "reduce_depth": "segmentation",
     "refine_grasps": "grasp",
     "split_neighbours": "octree",
+    "superpixel_graph": "segmentation",
     "suppress_grasps": "grasp",
     "voxel_features": "points",
 }

@@ -1,4 +1,4 @@
-"""Scratch memory of the octree, convolution and grasp kernels."""
+"""Scratch memory of the octree, convolution, grasp and segmentation kernels."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ class Workspace:
         self.adjacency = core.MaskAdjacency()
         self.convolution = core.Workspace()
         self.grasps = core.GraspRefinement()
+        self.superpixels = core.PlanarSuperpixels()
+        self.piece_graph = core.SuperpixelGraph()
+        self.contraction = core.GraphContraction()
+        self.expansion = core.LabelExpansion()

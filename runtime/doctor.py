@@ -61,6 +61,7 @@ def diagnose(root: Path = Path("/")) -> list[Check]:
     return [
         *_machine(root),
         *_native(),
+        _segmentation(),
         *_packages(),
         *_nvidia(root),
         *_cameras(root),
@@ -198,6 +199,18 @@ def _native() -> list[Check]:
         required=True,
     )
     return [first, second]
+
+
+def _segmentation() -> Check:
+    """Masks: whether the geometric segmenter runs here, on a picture made up for it."""
+    try:
+        from zerograsp_edge.runtime.segmentation.geometric import self_check
+
+        found = self_check()
+    except ImportError as error:
+        return Check("segmentation", "geometric", "missing", str(error), _REINSTALL)
+    return Check("segmentation", "geometric", "ok" if found == 2 else "warn", f"finds {found} of 2 boxes on a table",
+                 "" if found == 2 else _REINSTALL)  # fmt: skip
 
 
 def _packages() -> list[Check]:

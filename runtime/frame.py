@@ -80,7 +80,8 @@ class Frame:
     def _mask_values(self) -> tuple[int, ...]:
         if self.mask is None:
             raise FrameError(
-                f"frame '{self.name}' has no instance mask; run a segmenter first, or use with_mask()"
+                f"frame '{self.name}' has no instance mask; "
+                "give the pipeline a segmenter (GeometricSegmenter), or use with_mask()"
             )
         return _distinct(self.mask)
 

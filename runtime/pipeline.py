@@ -15,6 +15,7 @@ from zerograsp_edge.runtime.grasp.decode import decode
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
 from zerograsp_edge.runtime.network import Executor, Network, Scene, Stopwatch, Taps
 from zerograsp_edge.runtime.result import Result, SkippedObject
+from zerograsp_edge.runtime.segmentation import Segmentation, Segmenter
 
 BACKENDS = ("auto", "onnxruntime")
 
@@ -35,6 +36,7 @@ class Pipeline:
         latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
         seed: of the samples.
         refine: how the grasps are refined and which are removed; None returns them as the network predicts them.
+        segmenter: what finds the objects of a frame that comes without a mask; None: such a frame is refused.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Pipeline:
         latent: str = "mean",
         seed: int = 0,
         refine: RefineConfig | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -57,6 +60,7 @@ class Pipeline:
 
         self.bundle = bundle
         self.refine = refine
+        self.segmenter = segmenter
         self.executor: Executor = OnnxRuntimeExecutor(bundle, threads)
         self._network = Network(bundle, self.executor)
         self._workspace = kernels.Workspace()
@@ -75,7 +79,8 @@ class Pipeline:
 
         Raises:
             NoObjectError: the frame's mask is all background.
-            FrameError: the frame has no mask, or no object with enough valid depth.
+            FrameError: the frame has no mask and there is no segmenter, or it finds nothing; or no object has enough
+                valid depth.
             LimitError: the frame exceeds a limit of the bundle, which is named.
             DecodeError: the network's output is not finite.
         """
@@ -97,11 +102,16 @@ class Pipeline:
                 f"max_width = {limits.max_width}, max_height = {limits.max_height}: "
                 "resize or crop it, or export with larger limits"
             )
+        watch = Stopwatch()
+        segmentation: Segmentation | None = None
+        if frame.mask is None and self.segmenter is not None:
+            with watch("segmentation"):
+                segmentation = self.segmenter(frame)
+                frame = segmentation.apply(frame)
         ids = frame.object_ids()
         if not ids:
             raise NoObjectError(f"frame '{frame.name}' holds no object: its mask is background everywhere")
         check_object_count(ids, limits.max_objects)
-        watch = Stopwatch()
         with self._lock:
             try:
                 scene, kept, skipped = self._see(frame, ids, watch)
@@ -134,6 +144,7 @@ class Pipeline:
             timestamp=frame.timestamp,
             notes=() if refinement is None else refinement.explain(),
             refinement=refinement,
+            segmentation=segmentation,
         )
 
     def _see(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import trimesh
 
     from zerograsp_edge.runtime.grasp.refine import Refinement
+    from zerograsp_edge.runtime.segmentation import Segmentation
 
 # Height of the gripper's fingers, the third column of GraspNet's row form (spec, "Grasp refinement").
 FINGER_HEIGHT_M = 0.02
@@ -197,6 +198,7 @@ class Result:
         timestamp: the frame's timestamp, s.
         notes: what a user should know, for example that every grasp of an object collides.
         refinement: how many grasps refinement removed, and why; None when it is off.
+        segmentation: the mask and supports that the pipeline's segmenter found; None when the frame brought a mask.
     """
 
     objects: tuple[ObjectReconstruction, ...]
@@ -207,6 +209,7 @@ class Result:
     timestamp: float = 0.0
     notes: tuple[str, ...] = ()
     refinement: Refinement | None = None
+    segmentation: Segmentation | None = None
 
     @cached_property
     def grasps(self) -> Grasps:

@@ -109,7 +109,7 @@ def object_adjacency(masks: np.ndarray) -> np.ndarray:
     """(B, H, W) bool -> (B, B) uint8: 1 where two masks overlap after a 5x5 dilation; 0 on the diagonal."""
     kernel = np.ones((5, 5), np.uint8)
     # Bits: the overlap of two masks is the AND of their bytes.
-    packed = [np.packbits(cv2.dilate(m.astype(np.uint8), kernel).ravel()) for m in masks]
+    packed = [np.packbits(np.asarray(cv2.dilate(m.astype(np.uint8), kernel), np.uint8).ravel()) for m in masks]
     overlap = np.zeros((len(packed), len(packed)), np.uint8)
     for i, first in enumerate(packed):
         for j in range(i):

@@ -7,5 +7,6 @@ NB_MODULE(_core, m) {
   zerograsp::bind_grasp(m);
   zerograsp::bind_octree(m);
   zerograsp::bind_occlusion(m);
+  zerograsp::bind_segmentation(m);
   zerograsp::bind_training(m);
 }

@@ -15,6 +15,7 @@ void bind_convolution(nb::module_& m);
 void bind_grasp(nb::module_& m);
 void bind_octree(nb::module_& m);
 void bind_occlusion(nb::module_& m);
+void bind_segmentation(nb::module_& m);
 void bind_training(nb::module_& m);
 
 }  // namespace zerograsp

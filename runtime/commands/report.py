@@ -10,6 +10,7 @@ from rich.table import Table
 from zerograsp_edge.runtime.loop.events import Event
 from zerograsp_edge.runtime.loop.report import LoopReport
 from zerograsp_edge.runtime.result import Result
+from zerograsp_edge.runtime.segmentation import Segmentation
 
 UNTRAINED = (
     "The weights of this bundle are random: shapes and grasps mean nothing. The run shows that the pipeline "
@@ -90,3 +91,16 @@ def print_loop_report(console: Console, report: LoopReport) -> None:
         f"{report.picks} picks in {report.attempts} attempts, {report.seconds:.1f} s of the robot's clock; "
         f"failed: {failures}; perception faults: {report.perception_faults}", highlight=False,
     )  # fmt: skip
+
+
+def describe_segmentation(segmentation: Segmentation) -> str:
+    """One line on what was segmented, for a frame that came without a mask."""
+    count = len(segmentation.object_ids)
+    supports = len(segmentation.planes)
+    text = (
+        f"no mask given: segmented by geometry, {count} object{'s' * (count != 1)} on {supports} "
+        f"plane{'s' * (supports != 1)}"
+    )
+    if segmentation.left_out:
+        text += "; left out: " + ", ".join(f"{n} {why}" for why, n in segmentation.left_out.items())
+    return text + " (masks of your own: --mask, or NAME.mask.png in the folder)"

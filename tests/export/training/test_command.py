@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from zerograsp_edge.runtime.cli import main
 
 TINY = NetworkConfig.tiny()
 QUICK = ["--validation-views", "1", "--max-frames", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _subnormals() -> Iterator[None]:
+    """Training flushes subnormal numbers to zero, process-wide; other tests need them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def train(*arguments: object) -> int:
