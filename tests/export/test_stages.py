@@ -36,13 +36,11 @@ from zerograsp_edge.export.random_weights import (  # noqa: E402
 from zerograsp_edge.runtime.bundle import Limits, load_bundle  # noqa: E402
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera  # noqa: E402
 from zerograsp_edge.runtime.frame import Frame  # noqa: E402
+from zerograsp_edge.runtime.network import Executor  # noqa: E402
 from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
 from zerograsp_edge.runtime.verify import verify  # noqa: E402
 
 TOLERANCE = 1e-4  # of a stage's largest magnitude
-# Rounding grows from stage to stage: where PyTorch sums in another order (AVX-512), a random network of five depths
-# differs by 1.0e-4 at its fourth decoder and 1.8e-4 at its last.
-DEEP_TOLERANCE = 3e-4
 TINY = NetworkConfig.tiny().without_posterior()
 VARIANTS = {
     "tiny": TINY,
@@ -153,16 +151,52 @@ def test_octrees_are_those_of_pytorch(run: Run) -> None:
         np.testing.assert_array_equal(run.outputs[f"keys_{d}"], grown[d].numpy())
 
 
-def test_every_stage_computes_what_pytorch_computes(run: Run) -> None:
-    expected = expected_outputs(run)
-    assert {name for name in run.outputs if "/" in name} == set(expected)
+class FromPyTorch:
+    """An executor whose stages begin with PyTorch's tensors in place of what the stage before computed."""
+
+    def __init__(self, executor: Executor, config: NetworkConfig, expected: dict[str, Any]) -> None:
+        self.name, self.threads = executor.name, executor.threads
+        self._executor, self._config, self._expected = executor, config, expected
+
+    def run(self, stage: str, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
+        if stage.startswith("decoder_"):
+            depth = int(stage.removeprefix("decoder_"))
+            if depth == self._config.min_lod:
+                inputs["tokens"][...] = self._expected["octree_encoder/tokens"]
+            else:
+                inputs["skip"][...] = self._expected[f"octree_encoder/skip_{depth}"]
+            # The coarsest decoder's rows are those of the active grid; its output stays.
+            if depth > self._config.min_lod + 1:
+                inputs["parent_features"][...] = self._expected[f"decoder_{depth - 1}/features"]
+        self._executor.run(stage, inputs, outputs)
+
+
+def assert_equal_outputs(outputs: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
+    assert {name for name in outputs if "/" in name} == set(expected)
     for name, tensor in expected.items():
         scale = np.abs(tensor).max()
         assert scale > 1e-2 and tensor.std() > 1e-3, f"{name} is trivial"
-        assert run.outputs[name].shape == tensor.shape, name
-        error = np.abs(run.outputs[name] - tensor).max() / scale
-        deep = len(run.config.depths) >= 5 and name.startswith("decoder_")
-        assert error <= (DEEP_TOLERANCE if deep else TOLERANCE), f"{name} differs by {error:.1e} of its maximum"
+        assert outputs[name].shape == tensor.shape, name
+        error = np.abs(outputs[name] - tensor).max() / scale
+        assert error <= TOLERANCE, f"{name} differs by {error:.1e} of its maximum"
+
+
+def test_every_stage_computes_what_pytorch_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = expected_outputs(run)
+    outputs: dict[str, np.ndarray] = {}
+    network = run.pipeline._network
+    monkeypatch.setattr(network, "_executor", FromPyTorch(network._executor, run.config, expected))
+    forced = {d: split.numpy() for d, split in run.prediction.split.items()}
+    run.pipeline.run(run.frame, forced_splits=forced, taps=outputs)
+    assert_equal_outputs(outputs, expected)
+
+
+def test_all_stages_together_compute_what_pytorch_computes(run: Run) -> None:
+    if run.config == VARIANTS["deep"]:
+        # Its random weights amplify rounding from depth to depth: on processors with AVX-512, PyTorch's own float32
+        # result is 1.4e-4 from its float64 one at the last stage (the stages' is 4.7e-5).
+        pytest.skip("rounding alone exceeds the bound; its stages are compared one by one")
+    assert_equal_outputs(run.outputs, expected_outputs(run))
 
 
 def test_octree_is_neither_empty_nor_full(run: Run) -> None:
