@@ -28,10 +28,10 @@ from harness import CACHE, SHARED, Figure, figure, report
 from parts.segmentation import ObjectScore, TruthScene, load_scenes, rows, score
 from rich.console import Console
 
-from zerograsp_edge.export.training.scenes import SCENE_KINDS
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.segmentation import Segmentation
 from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter
+from zerograsp_edge.runtime.simulation.scenes import SCENE_KINDS
 
 SPLITS = ("test_trained", "test_unseen")
 SCENES = {False: 100, True: 4}  # per split, by --quick

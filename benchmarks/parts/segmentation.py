@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from zerograsp_edge.export.training.scenes import (
+from zerograsp_edge.export.training.scenes import make_views
+from zerograsp_edge.runtime.errors import MissingExtra
+from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.simulation.render import RenderError, WorldRenderer
+from zerograsp_edge.runtime.simulation.scenes import (
     MOST_ATTEMPTS,
     SceneError,
     Split,
     attempt_world,
-    make_views,
     scene_kind_of,
 )
-from zerograsp_edge.runtime.errors import MissingExtra
-from zerograsp_edge.runtime.frame import Frame
-from zerograsp_edge.runtime.simulation.render import RenderError, WorldRenderer
 
 # As in the reconstruction benchmark: an object that shows less is asked of nobody.
 MIN_VISIBLE, MIN_PIXELS = 0.05, 50
