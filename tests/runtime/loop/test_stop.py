@@ -134,9 +134,13 @@ scripted = importlib.util.module_from_spec(spec)
 sys.modules["scripted"] = scripted
 spec.loader.exec_module(scripted)
 cell = scripted.make_cell(Path(sys.argv[2]), real=1.0)
-cell.robot.stuck = lambda name, count: name == "follow"
-say = lambda event: (event.event, event.state.value) == ("enter", "approach") and print("moving", flush=True)
-report = cell.loop(threaded=True, callback=say).run()
+def stuck(name, count):
+    # Asked when the command has been given: from now on the robot moves.
+    if name == "follow":
+        print("moving", flush=True)
+    return name == "follow"
+cell.robot.stuck = stuck
+report = cell.loop(threaded=True).run()
 assert not cell.robot.state().moving
 print(report.ending.value, len(cell.robot.stops) > 0, cell.commands()[-1])
 sys.exit(7)
