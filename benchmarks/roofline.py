@@ -1,12 +1,12 @@
 """Predicted milliseconds of a frame on Jetson Orin: bytes and operations counted from the exported graphs.
 
-**Nothing here is a measurement.** The sizes are real (frames run through the runtime on this machine, every stage's
-inputs recorded), the operations and bytes are counted kernel by kernel, the modules' rates are NVIDIA's, and how much of
-them is reached is assumed, see `parts/roofline_model.py`; `zerograsp-edge profile` on the device replaces all of it.
+Nothing here is a measurement. The sizes are real (frames run through the runtime on this machine, every stage's inputs
+recorded), the operations and bytes are counted kernel by kernel, the modules' rates are NVIDIA's, and how much of them
+is reached is assumed (`parts/roofline_model.py`); `zerograsp-edge profile` on the device replaces all of it.
 
-The published network runs on the reference frames 000 and 007 with the reference weights where that data is present, else
-on simulated frames with random weights; a frame of another size is resampled, colours by area, depth and masks by nearest
-pixel, intrinsics with it. The edge model runs on simulated frames.
+The published network runs on the reference frames 000 and 007 with the reference weights where that data is present,
+else on simulated frames with random weights; a frame of another size is resampled, colours by area, depth and masks by
+nearest pixel, intrinsics with it. The edge model runs on simulated frames.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import numpy as np  # noqa: E402
-from harness import SHARED, Figure, figure, report  # noqa: E402
-from parts.roofline_devices import DEVICES, Device, device  # noqa: E402
-from parts.roofline_frame import CountedFrame, count_frame  # noqa: E402
-from parts.roofline_model import ASSUMPTIONS, PRECISIONS, Precision, Values, assume, kernel_cost, stage_ms  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+import numpy as np
+from harness import SHARED, Figure, figure, machine, report, show
+from parts.roofline_count import Stage
+from parts.roofline_designs import DESIGNS, redesign
+from parts.roofline_devices import DEVICES, Device, device
+from parts.roofline_frame import CountedFrame, count_frame
+from parts.roofline_model import ASSUMPTIONS, PRECISIONS, Precision, Values, assume, kernel_cost, stage_ms
+from rich.console import Console
+from rich.table import Table
 
-from zerograsp_edge.runtime.bundle import Bundle, load_bundle  # noqa: E402
-from zerograsp_edge.runtime.camera.simulated import SimulatedCamera  # noqa: E402
-from zerograsp_edge.runtime.frame import Frame  # noqa: E402
+from zerograsp_edge.runtime.bundle import Bundle, load_bundle
+from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
+from zerograsp_edge.runtime.frame import Frame
 
 LARGE, SMALL = (1280, 1024), (640, 480)
 ORIN, NANO = device("AGX Orin 64GB", "MAXN"), device("Orin Nano Super", "MAXN_SUPER")
@@ -102,12 +104,31 @@ def frames(quick: bool) -> Iterator[tuple[str, tuple[int, int], CountedFrame]]:
             yield "published", size, count_frame(name, published, resample(frame, size))
 
 
+def stages_of(
+    frame: CountedFrame, precision: Precision, *, dynamic: bool = True, designs: Sequence[str] = ()
+) -> list[Stage]:
+    changes = [DESIGNS[name] for name in designs]
+    return [redesign(s, *changes) for s in frame.stages(precision.feature, dynamic=dynamic)]
+
+
 def total_ms(
-    counted: CountedFrame, where: Device, precision: Precision, values: Values, *, graphs: bool = True,
-    dynamic: bool = True, without: Sequence[str] = (),
+    frame: CountedFrame, where: Device, precision: Precision, values: Values, *, graphs: bool = True,
+    dynamic: bool = True, designs: Sequence[str] = (),
 ) -> float:  # fmt: skip
-    stages = counted.stages(precision.feature, dynamic=dynamic)
-    return sum(stage_ms(s, where, precision, values, graphs=graphs) for s in stages if s.name not in without)
+    stages = stages_of(frame, precision, dynamic=dynamic, designs=designs)
+    return sum(stage_ms(s, where, precision, values, graphs=graphs) for s in stages)
+
+
+LAUNCHES: dict[str, dict[str, bool]] = {
+    "no CUDA graph": {"graphs": False},
+    "CUDA graphs in every stage, at the limits' capacity": {"dynamic": False},
+}
+SCORE_BYTES = 4  # of the attention's scores, float32 for its softmax
+
+
+def score_bytes(frame: CountedFrame, tokens: int) -> int:
+    """Of the attention's scores in one layer, all heads, where they are written to memory."""
+    return frame.heads * tokens * tokens * SCORE_BYTES
 
 
 def figures(counted: Sequence[tuple[str, tuple[int, int], CountedFrame]]) -> Iterator[Figure]:
@@ -115,8 +136,20 @@ def figures(counted: Sequence[tuple[str, tuple[int, int], CountedFrame]]) -> Ite
     for network, size, frame in counted:
         macs = {name: s.macs / 1e9 for name, s in frame.graphs.items()}
         yield figure(f"{frame.name}: counted, image encoder", macs["image_encoder"], "GMAC")
-        yield figure(f"{frame.name}: counted, octree stages", sum(macs.values()) - macs["image_encoder"], "GMAC")
+        yield figure(
+            f"{frame.name}: counted, octree stages", sum(macs.values()) - macs["image_encoder"], "GMAC"
+        )
         yield figure(f"{frame.name}: counted, kernels of a frame", kernels_of(frame), "launches")
+        tokens = {
+            "of this frame": min_nodes(frame),
+            "at the bundle's limits": frame.capacity[min(frame.sizes.output_nodes)],
+        }
+        for which, count in tokens.items():
+            yield figure(f"{frame.name}: counted, tokens {which}", count, "tokens")
+            megabytes = score_bytes(frame, count) / 1e6
+            yield figure(
+                f"{frame.name}: counted, attention scores of a layer {which}, unfused", megabytes, "MB"
+            )
         for where in DEVICES:
             for precision in PRECISIONS.values():
                 asked = ASKED.get((network, size, where)) if precision.name == "fp16" else None
@@ -130,14 +163,19 @@ def figures(counted: Sequence[tuple[str, tuple[int, int], CountedFrame]]) -> Ite
                 if where in (ORIN, NANO):
                     for stage in frame.stages(precision.feature):
                         yield figure(f"{name}: {stage.name}", stage_ms(stage, where, precision, guess), "ms")
-                    for label, options in LAUNCHES.items():
-                        yield figure(f"{name}: frame, {label}", total_ms(frame, where, precision, guess, **options), "ms")
+                    for label, launches in LAUNCHES.items():
+                        ms = total_ms(frame, where, precision, guess, **launches)
+                        yield figure(f"{name}: frame, {label}", ms, "ms")
+                    for design in DESIGNS:
+                        ms = total_ms(frame, where, precision, guess, designs=[design])
+                        yield figure(f"{name}: frame, {design}", ms, "ms")
+                    ms = total_ms(frame, where, precision, guess, designs=list(DESIGNS))
+                    yield figure(f"{name}: frame, all of these designs", ms, "ms")
 
 
-LAUNCHES = {
-    "no CUDA graph": {"graphs": False},
-    "CUDA graphs in every stage": {"dynamic": False},
-}
+def min_nodes(frame: CountedFrame) -> int:
+    """Nodes of the input octree at the coarsest depth of the decoder: the tokens of the multi-object encoder."""
+    return frame.sizes.input_nodes[min(frame.sizes.output_nodes)]
 
 
 def kernels_of(frame: CountedFrame) -> int:
@@ -150,12 +188,24 @@ def kernels_of(frame: CountedFrame) -> int:
 def show_stages(console: Console, frame: CountedFrame, where: Device, precision: Precision) -> None:
     guess, good, bad = assume(), assume("good"), assume("bad")
     table = Table(
-        title=f"predicted, not measured: {frame.name}, {where.name} {where.mode}, {precision.name}", title_justify="left"
+        title=f"predicted, not measured: {frame.name}, {where.name} {where.mode}, {precision.name}",
+        title_justify="left",
     )
     table.add_column("stage")
-    for column in ("kernels", "GMAC", "present", "MB", "predicted ms", "range", "no graph", "bound by"):
+    for column in (
+        "kernels",
+        "GMAC",
+        "present",
+        "MB",
+        "predicted ms",
+        "range",
+        "no graph",
+        "all graphs",
+        "bound by",
+    ):
         table.add_column(column, justify="right")
-    for stage in frame.stages(precision.feature):
+    captured = stages_of(frame, precision, dynamic=False)
+    for stage, graph in zip(stages_of(frame, precision), captured, strict=True):
         by: dict[str, float] = {}
         moved = 0
         for k in stage.kernels:
@@ -168,12 +218,13 @@ def show_stages(console: Console, frame: CountedFrame, where: Device, precision:
             f"{(moved + 2 * stage.copies) / 1e6:.1f}", f"{stage_ms(stage, where, precision, guess):.2f}",
             f"{stage_ms(stage, where, precision, good):.2f} to {stage_ms(stage, where, precision, bad):.2f}",
             f"{stage_ms(stage, where, precision, guess, graphs=False):.2f}",
+            f"{stage_ms(graph, where, precision, guess):.2f}",
             ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(by.items(), key=lambda i: -i[1])[:3] if ms >= 0.01),
         )  # fmt: skip
     every = [total_ms(frame, where, precision, values) for values in (guess, good, bad)]
     table.add_row(
         "frame", str(kernels_of(frame)), "", "", "", f"{every[0]:.2f}", f"{every[1]:.2f} to {every[2]:.2f}",
-        f"{total_ms(frame, where, precision, guess, graphs=False):.2f}", "",
+        *(f"{total_ms(frame, where, precision, guess, **launches):.2f}" for launches in LAUNCHES.values()), "",
     )  # fmt: skip
     console.print(table)
 
@@ -193,6 +244,21 @@ def show_devices(console: Console, counted: Sequence[tuple[str, tuple[int, int],
                 f"{ends[0]:.1f} to {ends[1]:.1f}", "" if asked is None else f"{asked:g}",
             )  # fmt: skip
         console.print(table)
+
+
+def show_designs(console: Console, counted: Sequence[tuple[str, tuple[int, int], CountedFrame]]) -> None:
+    guess, half = assume(), PRECISIONS["fp16"]
+    table = Table(
+        title="predicted, not measured: ms a frame at fp16 with other kernels", title_justify="left"
+    )
+    for column in ("frame", "module", "as it is", *DESIGNS, "all of these"):
+        table.add_column(column, justify="left" if column in ("frame", "module") else "right")
+    for _, _, frame in counted:
+        for where in (ORIN, NANO):
+            choices = [[], *([d] for d in DESIGNS), list(DESIGNS)]
+            ms = [total_ms(frame, where, half, guess, designs=c) for c in choices]
+            table.add_row(frame.name, f"{where.name} {where.mode}", *(f"{m:.2f}" for m in ms))
+    console.print(table)
 
 
 def show_assumptions(console: Console) -> None:
@@ -222,7 +288,9 @@ def show_sensitivity(console: Console, frame: CountedFrame, where: Device, preci
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/roofline.py", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the edge model at 640x480 only, the same code: for CI")
+    parser.add_argument(
+        "--quick", action="store_true", help="the edge model at 640x480 only, the same code: for CI"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     counted = list(frames(options.quick))
@@ -234,13 +302,14 @@ def main() -> None:
             show_stages(console, frame, where, half)
         if size == SMALL:
             show_sensitivity(console, frame, ORIN if network == "published" else NANO, half)
+    show_designs(console, counted)
     show_devices(console, counted)
     results = list(figures(counted))
     chosen = [f for f in results if f["asked"] is not None or "counted" in f["name"]]
     if options.json:
         report("roofline", results, options.json, measured=False)
     else:
-        report("roofline", chosen, None)
+        show("predicted, not measured; the sizes were counted on", chosen, machine())
 
 
 if __name__ == "__main__":

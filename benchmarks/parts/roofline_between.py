@@ -1,6 +1,7 @@
-"""What runs between the stages on the device, from points to grasps, counted by the launches and loops of `kernels/cuda`.
+"""What runs between the stages on the device, from points to grasps, by the launches and loops of `kernels/cuda`.
 
-`voxel_features`, `active_grid` and `decode` have no CUDA source to count by yet; theirs is what such kernels cannot do without.
+`voxel_features`, `active_grid` and `decode` have no CUDA source to count by yet; theirs is what such kernels cannot do
+without.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _memset(name: str, size: int) -> Kernel:
 
 
 def upload(s: Sizes) -> Stage:
-    """Colours, depth (16 bits) and labels (32 bits, as the kernels read them) to the device; depth becomes float32 there."""
+    """Colours, depth (16 bits) and labels (32 bits, as the kernels read them); depth becomes float32 on the device."""
     convert = Kernel("depth to float32", fixed=6 * s.pixels)
     return Stage("upload", [convert], copies=(3 + 2 + 4) * s.pixels, calls=4)
 
@@ -71,7 +72,9 @@ def points(s: Sizes) -> Stage:
         Kernel("z_min", fixed=8),
         Kernel("count points", fixed=8 * s.pixels, threads=s.valid * 3 * axis, work="float64"),
         Kernel("sum points", fixed=8 * (s.pixels // 1024 + 1)),
-        Kernel("write points", fixed=8 * s.pixels + 16 * s.points, threads=s.valid * 3 * axis, work="float64"),
+        Kernel(
+            "write points", fixed=8 * s.pixels + 16 * s.points, threads=s.valid * 3 * axis, work="float64"
+        ),
         _memset("adjacency", s.objects**2),
         # 45 pixels ahead of every masked one, from the caches; the multiprocessors' loads bound it.
         Kernel("adjacency", fixed=4 * s.pixels, threads=45 * s.valid, work="load"),
@@ -80,7 +83,7 @@ def points(s: Sizes) -> Stage:
 
 
 def _split(name: str, nodes: int, per_node: int, splits: int, below: bool) -> list[Kernel]:
-    """Count, sum and write the nodes that split (`kernels/cuda/split.h`), which reads `per_node` bytes of each, twice."""
+    """Count, sum and write the nodes that split (`kernels/cuda/split.h`), reading `per_node` bytes of each twice."""
     return [
         _memset(f"{name} counts", 16),
         Kernel(f"{name} count", fixed=per_node * nodes),
@@ -90,7 +93,7 @@ def _split(name: str, nodes: int, per_node: int, splits: int, below: bool) -> li
 
 
 def octree_build(s: Sizes) -> Stage:
-    """`zg_cuda_build_octree`: from depth to depth, every point to its child, and the children that hold points split."""
+    """`zg_cuda_build_octree`: depth by depth, every point to its child; the children that hold points split."""
     kernels: list[Kernel] = []
     depths = sorted(s.input_nodes)
     for d in depths:
@@ -110,7 +113,7 @@ def octree_build(s: Sizes) -> Stage:
 def voxel_features(s: Sizes, feature_bytes: int) -> Stage:
     """Four pixels of the feature map for every point, added up in its voxel, then divided.
 
-    Neighbouring points are neighbouring pixels: a map's pixel in the masks comes from memory once, sums stay in the cache.
+    Neighbouring points are neighbouring pixels: a pixel of the map comes from memory once, sums stay in the cache.
     """
     sampled = s.points * s.image_channels * feature_bytes
     sums = s.voxels * (4 + s.image_channels) * 4
@@ -129,7 +132,7 @@ def voxel_features(s: Sizes, feature_bytes: int) -> Stage:
 
 
 def growth(s: Sizes) -> Stage:
-    """The coarsest decoder's rows, `zg_cuda_grow` and the neighbours of every depth; the host waits for each node count."""
+    """The coarsest decoder's rows, `zg_cuda_grow` and every depth's neighbours; the host waits for each node count."""
     depths = sorted(s.output_nodes)
     kernels = [
         Kernel("active grid: mark", fixed=8 * s.input_nodes[depths[0]] + s.output_nodes[depths[0]]),
@@ -150,10 +153,12 @@ def decode(s: Sizes) -> Stage:
 
 
 def refine(s: Sizes) -> Stage:
-    """`zg_cuda_refine_grasps`, a sort by score, and `zg_cuda_suppress_grasps`, whose single block walks through all candidates."""
+    """`zg_cuda_refine_grasps`, a sort by score, and `zg_cuda_suppress_grasps`, one block that walks through all."""
     cells = 4 << 20
     cloud = 12 * s.scene_points
-    kernels = [_memset(f"grid {i}", size) for i, size in enumerate((32, 4096, cells, 16 * s.scene_points))] + [
+    kernels = [
+        _memset(f"grid {i}", size) for i, size in enumerate((32, 4096, cells, 16 * s.scene_points))
+    ] + [
         Kernel("visible points", fixed=4 * s.pixels // 5 + cloud),
         Kernel("bounds", fixed=cloud),
         Kernel("reach", fixed=48 * s.grasps),

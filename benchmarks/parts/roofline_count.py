@@ -1,9 +1,9 @@
 """What a stage's kernels compute and move, counted node by node from its exported graph.
 
-Octree nodes are counted as `kernels/cuda` runs them: tiles of 128 rows, taps that no row of a tile has left out, channels
-padded to whole chunks. Standard nodes are grouped as TensorRT fuses them, on the careful side: a convolution or matrix
-product takes its bias, residual sum and ReLU along, neighbouring element-wise nodes become one kernel, views cost nothing,
-and everything else, concatenations included, is a kernel of its own.
+Octree nodes are counted as `kernels/cuda` runs them: tiles of 128 rows, taps that no row of a tile has left out,
+channels padded to whole chunks. Standard nodes are grouped as TensorRT fuses them, on the careful side: a convolution
+or matrix product takes its bias, residual sum and ReLU along, neighbouring element-wise nodes become one kernel, views
+cost nothing, and everything else, concatenations included, is a kernel of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-
-from parts.roofline_graph import DOMAIN, Graph, Shape, attribute
+from parts.roofline_graph import DOMAIN, Graph, attribute
 
 TILE_ROWS = 128  # kernels/cuda/convolution_tile.h
 CHUNK_BYTES = 64  # of a row, that a block loads at a time
@@ -67,7 +66,9 @@ class Tiles:
     def executed(self, element: int) -> int:
         """Multiply-adds that are executed, padding included."""
         depth = CHUNK_BYTES // element
-        return int(self.chunks(element).sum()) * depth * TILE_ROWS * self.columns(element) * self.across(element)
+        return (
+            int(self.chunks(element).sum()) * depth * TILE_ROWS * self.columns(element) * self.across(element)
+        )
 
     def gathered(self, element: int) -> int:
         """Bytes that blocks fetch from the second-level cache: rows, again for every block across, and weights."""
@@ -84,7 +85,7 @@ class Kernel:
     """One kernel launch.
 
     Attributes:
-        kind: `dense` (convolution or matrix product of TensorRT), `gather` (octree convolution, see `tiles`) or `other`.
+        kind: `dense` (TensorRT's convolution or matrix product), `gather` (octree convolution, see `tiles`) or `other`.
         macs: multiply-adds by the layer's definition; `present`: those whose neighbour exists.
         executed: of a dense kernel, with channels padded to what tensor cores multiply.
         features: elements read and written in the network's precision.
@@ -118,6 +119,7 @@ class Stage:
         graph: may be captured into a CUDA graph.
         calls: functions that the host calls for all of it when it is no graph.
         engine: a TensorRT engine, whose context prepares an execution with new shapes on the host.
+        capacity: rows that launches cover, of those there are; blocks without rows end at once.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Stage:
     graph: bool = True
     calls: int = 1
     engine: bool = False
+    capacity: float = 1.0
 
     @property
     def macs(self) -> int:
@@ -244,7 +247,12 @@ class _Counter:
             group = [node]
             for name in self._moving(node.input) if node.op_type in _ELEMENTWISE else ():
                 before = group_of.get(id(self.made.get(name)))
-                if before is not None and before is not group and before[0].op_type in _ELEMENTWISE and epoch[name] == now:
+                if (
+                    before is not None
+                    and before is not group
+                    and before[0].op_type in _ELEMENTWISE
+                    and epoch[name] == now
+                ):
                     groups = [g for g in groups if g is not before and g is not group]
                     group = before + group
                     group_of.update({id(n): group for n in group})
@@ -271,7 +279,11 @@ class _Counter:
                 maker = self.made.get(other)
                 if other != current.output[0] and maker is not None and place[id(maker)] > place[id(node)]:
                     return
-                if node.op_type == "MatMul" and other != current.output[0] and other not in self.graph.constants:
+                if (
+                    node.op_type == "MatMul"
+                    and other != current.output[0]
+                    and other not in self.graph.constants
+                ):
                     return
             yield user
             current, added = user, True
@@ -320,9 +332,11 @@ class _Counter:
         pixels, taps = out[0] * out[2] * out[3], weight[2] * weight[3]
         cin, cout = weight[1], weight[0] // groups
         macs = pixels * taps * cin * cout * groups
-        # A tensor-core fragment is 16 inputs x 8 outputs; a tile of a convolution without groups has 32 outputs at least.
+        # A tensor-core fragment is 16 inputs x 8 outputs; a tile without groups has 32 outputs at least.
         wide = _padded(cout, 8 if groups > 1 else 32)
-        executed = pixels * groups * wide * (_padded(taps * cin, 16) if groups == 1 else taps * _padded(cin, 16))
+        executed = (
+            pixels * groups * wide * (_padded(taps * cin, 16) if groups == 1 else taps * _padded(cin, 16))
+        )
         return {"macs": macs, "present": macs, "executed": executed}
 
     def _product(self, node: onnx.NodeProto) -> dict[str, int]:
@@ -331,7 +345,11 @@ class _Counter:
         batches = int(np.prod(out[:-2])) if len(out) > 2 else 1
         macs = rows * out[-1] * a[-1]
         tile_rows = batches * _padded(rows // batches, 32)
-        return {"macs": macs, "present": macs, "executed": tile_rows * _padded(out[-1], 32) * _padded(a[-1], 16)}
+        return {
+            "macs": macs,
+            "present": macs,
+            "executed": tile_rows * _padded(out[-1], 32) * _padded(a[-1], 16),
+        }
 
     # ---- nodes of the domain ----
 
@@ -348,13 +366,15 @@ class _Counter:
         return tensor in self.precise
 
     def neighbour(self, node: onnx.NodeProto) -> Iterator[Kernel]:
-        yield Kernel(f"OctreeNeighbor {node.output[0]}", **self._traffic(self._moving(node.input), node.output))
+        yield Kernel(
+            f"OctreeNeighbor {node.output[0]}", **self._traffic(self._moving(node.input), node.output)
+        )
 
     def align(self, node: onnx.NodeProto) -> Iterator[Kernel]:
         yield Kernel(f"OctreeAlign {node.output[0]}", **self._traffic(node.input, node.output))
 
     def conv(self, node: onnx.NodeProto) -> Iterator[Kernel]:
-        x, table, weight = (self.graph.shapes[i] for i in node.input[:3])
+        table, weight = (self.graph.shapes[i] for i in node.input[1:3])
         tiles = self.tables.tiles(node.input[1], table[0], table[1], weight[1], weight[2])
         moved = self._traffic([node.input[0], node.input[1]], node.output)
         yield self._tiled(f"OctreeConv {node.output[0]}", tiles, moved["features"], moved["fixed"])
@@ -401,7 +421,10 @@ class _Counter:
         yield self._tiled(f"{name} first", full_tiles(1, rows, cin, hidden), rows * (cin + hidden))
         full = self._precise(node.output[0])
         yield self._tiled(
-            f"{name} last", full_tiles(1, rows, hidden, cout), rows * hidden + (0 if full else out), 4 * out * full
+            f"{name} last",
+            full_tiles(1, rows, hidden, cout),
+            rows * hidden + (0 if full else out),
+            4 * out * full,
         )
 
     def grid(self, node: onnx.NodeProto) -> Iterator[Kernel]:
@@ -415,14 +438,18 @@ class _Counter:
         shapes = self.graph.shapes
         pixels, objects = int(np.prod(shapes[node.input[2]])), shapes[node.input[4]][0]
         flags = self.graph.size(node.output[0])
-        # Pyramids of smallest depths in cells of 4, 8 and 16 pixels a side, per object, for its own mask and its neighbours'.
+        # Pyramids of smallest depths in cells of 4, 8 and 16 pixels a side, of every object's mask and neighbour mask.
         pyramid = 4 * objects * sum(-(-pixels // cell) for cell in (16, 64, 256))
         name = "OcclusionField"
         yield Kernel(f"{name} base", fixed=8 * pixels + pyramid)
         yield Kernel(f"{name} coarse", fixed=pyramid)
         yield Kernel(f"{name} neighbours", fixed=(objects + 1) * pyramid)
         yield Kernel(
-            f"{name} field", features=flags, fixed=2 * pyramid + 8 * pixels, threads=flags // 2, work="sub-voxel"
+            f"{name} field",
+            features=flags,
+            fixed=2 * pyramid + 8 * pixels,
+            threads=flags // 2,
+            work="sub-voxel",
         )
 
 

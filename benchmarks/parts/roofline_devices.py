@@ -3,11 +3,11 @@
 Sources, all NVIDIA's own figures:
 - multiprocessors, clocks, memory: the data sheets of Jetson AGX Orin (DS-10662-001), Orin NX (DS-10712-001), Orin Nano
   (DS-11105-001) and of the Orin Nano Super developer kit; 204.8, 102.4 and 102 GB/s are the rates of the memory's pins.
-- power modes: `nvpmodel_p3701_*.conf` and `nvpmodel_p3767_*_super.conf` of Jetson Linux 36.4 (GPU MAX_FREQ, EMC MAX_FREQ,
-  TPC_PG_MASK; a TPC has two multiprocessors). MAXN is the modules' highest clock.
-- a multiprocessor of compute capability 8.7 does 128 float32 multiply-adds a clock (CUDA programming guide) and, by the data
-  sheet's 170 sparse INT8 TOPS of the AGX Orin 64GB's GPU, 2048 dense INT8 ones on tensor cores; half of that in FP16, a
-  quarter in TF32 (Ampere white paper).
+- power modes: `nvpmodel_p3701_*.conf` and `nvpmodel_p3767_*_super.conf` of Jetson Linux 36.4 (GPU MAX_FREQ,
+  EMC MAX_FREQ, TPC_PG_MASK; a TPC has two multiprocessors). MAXN is the modules' highest clock.
+- a multiprocessor of compute capability 8.7 does 128 float32 multiply-adds a clock (CUDA programming guide) and, by the
+  data sheet's 170 sparse INT8 TOPS of the AGX Orin 64GB's GPU, 2048 dense INT8 ones on tensor cores; half of that in
+  FP16, a quarter in TF32 (Ampere white paper).
 """
 
 from __future__ import annotations

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from parts import roofline_between as between
 from parts.roofline_between import Sizes
 from parts.roofline_count import Stage, Tables, count_stage
 from parts.roofline_graph import Shape, load_graph
+
 from zerograsp_edge import kernels
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.grasp.nms import non_maximum_suppression
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, refine_objects, scene_points, visible_points
-from zerograsp_edge.runtime.network import Scene
+from zerograsp_edge.runtime.network import Scene, node_limits
 from zerograsp_edge.runtime.pipeline import Pipeline
 from zerograsp_edge.runtime.result import Grasps, Result
 
@@ -41,7 +41,11 @@ class Recording:
     def stage(self, name: str, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
         self.shapes[name] = {key: array.shape for key, array in inputs.items()}
         self.tables[name] = Tables(
-            {key: a.copy() for key, a in inputs.items() if key == "neighbours" or key.startswith("split_neighbours")},
+            {
+                key: a.copy()
+                for key, a in inputs.items()
+                if key == "neighbours" or key.startswith("split_neighbours")
+            },
             {key: a.copy() for key, a in inputs.items() if key.startswith("children")},
         )
         if "signal" in outputs:
@@ -56,18 +60,23 @@ class CountedFrame:
         name: of network, frame and size.
         graphs: counts of the network's stages, in order.
         sizes: of what lies between them.
+        capacity: nodes by depth that the bundle's limits allow.
+        heads: of the multi-object encoder's attention.
     """
 
     name: str
     graphs: dict[str, Stage]
     sizes: Sizes
+    capacity: dict[int, int]
+    heads: int
 
     def stages(self, feature_bytes: int, *, dynamic: bool = True) -> Iterator[Stage]:
         """All stages in order.
 
         Args:
             feature_bytes: of an element of the feature map.
-            dynamic: decoders run at the frame's exact node counts and cannot be captured into a CUDA graph.
+            dynamic: octree stages run at the frame's exact node counts and cannot be captured into a CUDA graph; else
+                their launches cover the bundle's limits.
         """
         s = self.sizes
         yield between.upload(s)
@@ -77,11 +86,22 @@ class CountedFrame:
         yield between.voxel_features(s, feature_bytes)
         for name, stage in self.graphs.items():
             if name != "image_encoder":
-                yield replace(stage, graph=not dynamic)
+                yield stage if dynamic else replace(stage, graph=True, capacity=self._spare(name))
         yield replace(between.growth(s), graph=not dynamic)
         yield between.decode(s)
         yield between.refine(s)
         yield between.download(s)
+
+    def _spare(self, stage: str) -> float:
+        """Rows in the limits for every row of the frame."""
+        if stage == "octree_encoder":
+            finest = max(self.capacity)
+            return self.capacity[finest] / self.sizes.input_nodes[finest]
+        depth = int(stage.rpartition("_")[2])
+        rows = (
+            self.sizes.full_rows if depth == min(self.sizes.output_nodes) else self.sizes.output_nodes[depth]
+        )
+        return self.capacity[depth] / rows
 
 
 def count_frame(name: str, bundle: Bundle, frame: Frame, threads: int = 2) -> CountedFrame:
@@ -106,8 +126,16 @@ def count_frame(name: str, bundle: Bundle, frame: Frame, threads: int = 2) -> Co
     network.run = see  # type: ignore[method-assign]
     taps: dict[str, np.ndarray] = {}
     result = pipeline.run(frame, taps=taps)
-    graphs = {stage: _count(bundle.path / bundle.stages[stage].file, recording, stage) for stage in bundle.stages}
-    return CountedFrame(name, graphs, _sizes(bundle, frame, result, recording, scenes[0], taps))
+    graphs = {
+        stage: _count(bundle.path / bundle.stages[stage].file, recording, stage) for stage in bundle.stages
+    }
+    graphs = {
+        stage: count if stage == "image_encoder" else replace(count, graph=False)
+        for stage, count in graphs.items()
+    }
+    sizes = _sizes(bundle, frame, result, recording, scenes[0], taps)
+    heads = int(bundle.manifest["network"]["transformer_heads"])
+    return CountedFrame(name, graphs, sizes, node_limits(bundle.geometry, bundle.limits), heads)
 
 
 def _count(path: Path, recording: Recording, stage: str) -> Stage:
@@ -122,7 +150,12 @@ def _count(path: Path, recording: Recording, stage: str) -> Stage:
 
 
 def _sizes(
-    bundle: Bundle, frame: Frame, result: Result, recording: Recording, scene: Scene, taps: dict[str, np.ndarray]
+    bundle: Bundle,
+    frame: Frame,
+    result: Result,
+    recording: Recording,
+    scene: Scene,
+    taps: dict[str, np.ndarray],
 ) -> Sizes:
     g = bundle.geometry
     encoder = recording.shapes["octree_encoder"]

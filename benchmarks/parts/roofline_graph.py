@@ -69,9 +69,8 @@ def _resolve(model: onnx.ModelProto, inputs: tuple[str, ...]) -> Graph:
         ready = [
             n for n in custom if n.output[0] not in shapes and all(i in shapes for i in n.input if i)
         ]  # fmt: skip
-        if not ready:
-            if not _infer_ranges(model, nodes, shapes):
-                break
+        if not ready and not _infer_ranges(model, nodes, shapes):
+            break
         for node in ready:
             shape = _RULES[node.op_type](node, [shapes[i] if i else () for i in node.input])
             kind = TensorProto.INT32 if node.op_type in _INDEX_NODES else TensorProto.FLOAT
@@ -105,7 +104,9 @@ def _set_inputs(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> None:
         dims = value.type.tensor_type.shape.dim
         shape = inputs[value.name]
         if len(shape) != len(dims):
-            raise ValueError(f"{model.graph.name}: {value.name}: expected {len(dims)} dimensions, got {shape}")
+            raise ValueError(
+                f"{model.graph.name}: {value.name}: expected {len(dims)} dimensions, got {shape}"
+            )
         for dim, size in zip(dims, shape, strict=True):
             dim.Clear()
             dim.dim_value = size

@@ -1,8 +1,8 @@
 """From counts to predicted milliseconds: every kernel takes as long as its tightest ceiling.
 
 The ceilings are memory, second-level cache, arithmetic and, for octree convolutions, latency: a block walks through its
-chunks one after another, however few blocks there are. All assumptions are in `ASSUMPTIONS`, each with the range over which
-it is varied; nothing here has been measured on a Jetson by this project.
+chunks one after another, however few blocks there are. All assumptions are in `ASSUMPTIONS`, each with the range over
+which it is varied; nothing here has been measured on a Jetson by this project.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from parts.roofline_count import Kernel, Stage
 from parts.roofline_devices import Device
 
+RESIDENT = 3  # blocks of a convolution on a multiprocessor: cuda_resources in benchmarks/README.md
 ORIN_MHZ = 1300.5  # the clock of the sources' AGX Orin; latencies in cycles scale with the clock
 
 Values = Mapping[str, float]
@@ -31,36 +32,96 @@ class Assumption:
     source: str
 
 
-MEASURED_ORIN = (
-    "measured on an AGX Orin by others (https://github.com/infinigence/ApxInf/pull/74): 152.8 of 204.8 GB/s read, 33.4 to "
-    "34.1 of 42.6 TFLOPS in large matrix products, 4.8 to 5.2 of 5.3 TFLOPS float32"
-)
+# Others' measurements on an AGX Orin: 152.8 of 204.8 GB/s read, 33.4 to 34.1 of 42.6 TFLOPS in large BF16 matrix
+# products, 4.8 to 5.2 of 5.3 TFLOPS of float32 multiply-adds; https://github.com/infinigence/ApxInf/pull/74
+_ORIN = "measured on an AGX Orin, ApxInf pull request 74"
+# 6.4 us a launch; 15 us a graph and 0.58 us a node of it: https://github.com/ahrefs/ocannl/issues/488
+_LAPTOP = "on an x86-64 laptop, ocannl issue 488; guess for a slower host"
 
-ASSUMPTIONS = (
-    Assumption("memory", 0.70, 0.75, 0.55, "of the pins' rate", f"{MEASURED_ORIN}; copies and camera share it"),
-    Assumption("dense", 0.45, 0.65, 0.25, "of tensor cores' peak", "guess below 0.79, which large products reach (same source)"),
-    Assumption("dense fp32", 0.70, 0.85, 0.50, "of float32 peak", "guess below 0.9 to 0.98 of plain multiply-adds (same source)"),
-    Assumption("gather", 0.25, 0.40, 0.12, "of tensor cores' peak", "guess: two stages of cp.async, no persistent blocks"),
-    Assumption("gather fp32", 0.35, 0.50, 0.20, "of float32 peak", "guess"),
-    Assumption("l2", 0.40, 0.60, 0.25, "of 64 B a clock and SM", "guess"),
-    Assumption("reread", 1.5, 1.0, 3.0, "x", "guess: rows beyond the cache that Morton order fetches more than once"),
-    Assumption("chunk", 0.50, 0.35, 0.90, "us at 1300 MHz", "guess: a load from L2, two barriers and a multiplication, one chunk ahead"),
-    Assumption("start", 2.0, 1.5, 4.0, "us at 1300 MHz", "guess: from a kernel's first block to its last at almost no work"),
-    Assumption("graph node", 1.0, 0.6, 2.0, "us", "0.58 us a node on an x86-64 laptop (https://github.com/ahrefs/ocannl/issues/488); guess for a slower host"),
-    Assumption("graph", 20, 15, 40, "us", "15 us a graph on that laptop (same source); guess for a slower host"),
-    Assumption("launch", 9.0, 6.4, 15.0, "us", "6.4 us a launch on that laptop (same source); guess for a slower host"),
-    Assumption("call", 25, 10, 60, "us", "guess: Python and its binding on a Cortex-A78AE, for one function of the host; a graph is one call"),
-    Assumption("engine", 80, 40, 200, "us", "guess: TensorRT's host work for an execution with new shapes"),
-    Assumption("read", 40, 25, 80, "us", "guess: 4 bytes to the host, and the host wakes and goes on"),
-    Assumption("sub-voxel", 1500, 500, 6000, "instructions", "guess: a walk down three levels for each of two masks"),
-    Assumption("grasp", 15000, 5000, 40000, "instructions", "guess: some 40 columns of 8 to 64 points"),
-    Assumption("instructions", 0.25, 0.5, 0.12, "of one a clock and lane", "guess: divergent warps"),
-    Assumption("float64", 2, 2, 1, "a clock and SM", "CUDA programming guide, arithmetic throughput; conversions count as one, a guess"),
-    Assumption("load", 16, 32, 8, "lanes a clock and SM", "guess: half of 32 load/store lanes"),
-    Assumption("atomic", 16, 32, 6, "a clock", "guess: sums of neighbouring points meet in the same rows"),
-    Assumption("suppression pair", 0.15, 0.08, 0.4, "us at 1300 MHz", "guess: two dependent loads by one block, partly overlapped"),
-    Assumption("suppression turn", 0.12, 0.08, 0.25, "us at 1300 MHz", "guess: two barriers of 8 warps and a comparison"),
-)  # fmt: skip
+ASSUMPTIONS = tuple(
+    Assumption(*row)
+    for row in (
+        ("memory", 0.70, 0.75, 0.55, "of the pins' rate", f"0.75 {_ORIN}; camera and host share it"),
+        (
+            "dense",
+            0.45,
+            0.65,
+            0.25,
+            "of tensor cores' peak",
+            f"guess below the 0.79 of large products {_ORIN}",
+        ),
+        (
+            "gather",
+            0.25,
+            0.40,
+            0.12,
+            "of tensor cores' peak",
+            "guess: two stages of cp.async, no persistent blocks",
+        ),
+        ("gather fp32", 0.35, 0.50, 0.20, "of float32 peak", f"guess far below the 0.9 to 0.98 {_ORIN}"),
+        ("l2", 0.40, 0.60, 0.25, "of 64 B a clock and SM", "guess"),
+        (
+            "reread",
+            1.5,
+            1.0,
+            3.0,
+            "x",
+            "guess: rows beyond the cache that Morton order fetches more than once",
+        ),
+        (
+            "chunk",
+            0.50,
+            0.35,
+            0.90,
+            "us at 1300 MHz",
+            "guess: a load from L2, two barriers, a multiplication",
+        ),
+        ("start", 2.0, 1.5, 4.0, "us at 1300 MHz", "guess: a kernel with almost no work"),
+        ("graph node", 1.0, 0.6, 2.0, "us", f"0.58 us {_LAPTOP}"),
+        ("graph", 20, 15, 40, "us", f"15 us {_LAPTOP}"),
+        ("launch", 9.0, 6.4, 15.0, "us", f"6.4 us {_LAPTOP}"),
+        (
+            "empty block",
+            0.3,
+            0.15,
+            0.6,
+            "us at 1300 MHz",
+            "guess: a block beyond the last row, three at a time on an SM",
+        ),
+        ("call", 25, 10, 60, "us", "guess: Python and its binding on a Cortex-A78AE; a graph is one call"),
+        ("engine", 80, 40, 200, "us", "guess: TensorRT's host work for an execution with new shapes"),
+        ("read", 40, 25, 80, "us", "guess: 4 bytes to the host, and the host wakes and goes on"),
+        ("sub-voxel", 1500, 500, 6000, "instructions", "guess: down three levels, for each of two masks"),
+        ("grasp", 15000, 5000, 40000, "instructions", "guess: some 40 columns of 8 to 64 points"),
+        ("instructions", 0.25, 0.5, 0.12, "of one a clock and lane", "guess: divergent warps"),
+        (
+            "float64",
+            2,
+            2,
+            1,
+            "a clock and SM",
+            "CUDA programming guide; that conversions are no slower is a guess",
+        ),
+        ("load", 16, 32, 8, "lanes a clock and SM", "guess: half of 32 load/store lanes"),
+        ("atomic", 16, 32, 6, "a clock", "guess: neighbouring points meet in the same rows"),
+        (
+            "suppression pair",
+            0.15,
+            0.08,
+            0.4,
+            "us at 1300 MHz",
+            "guess: two dependent loads, partly overlapped",
+        ),
+        (
+            "suppression turn",
+            0.12,
+            0.08,
+            0.25,
+            "us at 1300 MHz",
+            "guess: two barriers of 8 warps, a comparison",
+        ),
+    )
+)
 
 
 def assume(which: str = "value") -> dict[str, float]:
@@ -125,8 +186,7 @@ def kernel_cost(kernel: Kernel, device: Device, precision: Precision, values: Va
         else:
             rate = values["gather"] * device.tensor_macs(unit)
         chunks = tiles.chunks(element)
-        resident = 3 * device.multiprocessors  # blocks at a time: see cuda_resources in benchmarks/README.md
-        waves = math.ceil(tiles.blocks(element) / resident)
+        waves = math.ceil(tiles.blocks(element) / (RESIDENT * device.multiprocessors))
         longest = float(chunks.max(initial=0)) if waves <= 1 else float(chunks.mean()) * waves
         ceilings["arithmetic"] = tiles.executed(element) / rate
         ceilings["cache"] = tiles.gathered(element) / (values["l2"] * device.l2_bytes)
@@ -140,14 +200,16 @@ def kernel_cost(kernel: Kernel, device: Device, precision: Precision, values: Va
     elif kernel.work == "atomic":
         ceilings["atomic"] = kernel.threads / (values["atomic"] * device.gpu_mhz * 1e6)
     elif kernel.work == "suppression":
-        # `executed`: rounds of 256 grasps, times the kept grasps before them, which every thread of the one block walks by.
+        # `executed`: kept grasps that the one block walks by, over all its rounds of 256 candidates.
         serial = kernel.executed * values["suppression pair"] + kernel.threads * values["suppression turn"]
         ceilings["latency"] = 1e-6 * scale * serial
     bound = max(ceilings, key=lambda k: ceilings[k])
     return Cost(1e3 * ceilings[bound], bound)
 
 
-def stage_ms(stage: Stage, device: Device, precision: Precision, values: Values, *, graphs: bool = True) -> float:
+def stage_ms(
+    stage: Stage, device: Device, precision: Precision, values: Values, *, graphs: bool = True
+) -> float:
     """Predicted milliseconds of a stage.
 
     Args:
@@ -162,5 +224,19 @@ def stage_ms(stage: Stage, device: Device, precision: Precision, values: Values,
     else:
         host = values["call"] * stage.calls + values["engine"] * stage.engine
         busy = sum(max(c, 1e-3 * values["launch"]) for c in costs)
-    copied = 1e3 * 2 * stage.copies / (values["memory"] * device.memory_gb_s * 1e9)  # memory is shared: read and written
+    if stage.capacity > 1:
+        element = precision.quantised
+        blocks = sum(k.tiles.blocks(element) for k in stage.kernels if k.tiles is not None) * (
+            stage.capacity - 1
+        )
+        busy += (
+            1e-3
+            * values["empty block"]
+            * (ORIN_MHZ / device.gpu_mhz)
+            * blocks
+            / (RESIDENT * device.multiprocessors)
+        )
+    copied = (
+        1e3 * 2 * stage.copies / (values["memory"] * device.memory_gb_s * 1e9)
+    )  # memory is shared: read and written
     return busy + copied + 1e-3 * (host + values["read"] * stage.reads)
