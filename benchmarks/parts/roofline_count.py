@@ -42,6 +42,7 @@ class Tiles:
     cout: int
     children: int = 1
     extra: int = 0
+    _walked: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
 
     def columns(self, element: int) -> int:
         """Outputs of a tile, chosen as kernels/cuda/convolution.cu does."""
@@ -54,14 +55,16 @@ class Tiles:
 
     def chunks(self, element: int) -> NDArray[np.int64]:
         """(tiles,) chunks that a block of each tile walks through, one after another."""
-        depth = CHUNK_BYTES // element
-        main = -(-self.count * self.cin // depth)
-        walked = np.zeros(len(self.taps), np.int64)
-        for chunk in range(main):
-            first, last = chunk * depth // self.cin, (chunk * depth + depth - 1) // self.cin
-            window = sum(1 << tap for tap in range(first, min(last, self.count - 1) + 1))
-            walked += (self.taps & np.uint32(window)) != 0
-        return walked + -(-self.extra // depth)
+        if element not in self._walked:
+            depth = CHUNK_BYTES // element
+            main = -(-self.count * self.cin // depth)
+            walked = np.zeros(len(self.taps), np.int64)
+            for chunk in range(main):
+                first, last = chunk * depth // self.cin, (chunk * depth + depth - 1) // self.cin
+                window = sum(1 << tap for tap in range(first, min(last, self.count - 1) + 1))
+                walked += (self.taps & np.uint32(window)) != 0
+            self._walked[element] = walked + -(-self.extra // depth)
+        return self._walked[element]
 
     def executed(self, element: int) -> int:
         """Multiply-adds that are executed, padding included."""

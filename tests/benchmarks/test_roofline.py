@@ -35,9 +35,9 @@ sys.path.remove(BENCHMARKS)
 ORIN = device("AGX Orin 64GB", "MAXN")
 HALF = PRECISIONS["fp16"]
 
-# Nodes by depth of a real frame, 1280x1024 with 7 objects; its multiply-adds are known: 222 G in the image encoder, 2.8 G
-# in the octree encoder, 1.5 G in its 3D CNN, prior and transformer, 5.0, 1.5, 0.9, 1.5, 0.9 and 2.8 G in the decoders,
-# the first of them on full grids.
+# Nodes by depth of a real frame, 1280x1024 with 7 objects; its multiply-adds are known: 222 G in the image encoder,
+# 2.8 G in the octree encoder, 1.5 G in its 3D CNN, prior and transformer, 5.0, 1.5, 0.9, 1.5, 0.9 and 2.8 G in the
+# decoders, the first of them on full grids.
 INPUT = {4: 232, 5: 496, 6: 1200, 7: 3416, 8: 11160, 9: 39272}
 OUTPUT = {4: 28672, 5: 6976, 6: 13608, 7: 26736, 8: 51120, 9: 95976}
 CHANNELS = {4: 192, 5: 192, 6: 96, 7: 96, 8: 48, 9: 48}
