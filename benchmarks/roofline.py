@@ -28,7 +28,7 @@ from parts.roofline_model import ASSUMPTIONS, PRECISIONS, Precision, Values, ass
 from rich.console import Console
 from rich.table import Table
 
-from zerograsp_edge.runtime.bundle import Bundle, load_bundle
+from zerograsp_edge.runtime.bundle import Bundle, BundleError, load_bundle
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 from zerograsp_edge.runtime.frame import Frame
 
@@ -74,10 +74,10 @@ def published_bundle() -> Bundle:
     """The published network, as benchmarks/pipeline.py makes it, or makes it now."""
     import pipeline
 
-    path = pipeline.bundle_path(quick=False)
-    if not (path / "manifest.json").exists():
-        pipeline.make_bundle(pipeline.network(quick=False), quick=False)
-    return load_bundle(path)
+    try:
+        return load_bundle(pipeline.bundle_path(quick=False))
+    except BundleError:  # none yet, or of another version
+        return pipeline.make_bundle(pipeline.network(quick=False), quick=False)
 
 
 def frames(quick: bool) -> Iterator[tuple[str, tuple[int, int], CountedFrame]]:

@@ -18,7 +18,7 @@ from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.grasp.nms import non_maximum_suppression
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, refine_objects, scene_points, visible_points
-from zerograsp_edge.runtime.network import Scene, node_limits
+from zerograsp_edge.runtime.network import node_limits
 from zerograsp_edge.runtime.pipeline import Pipeline
 from zerograsp_edge.runtime.result import Grasps, Result
 
@@ -114,16 +114,7 @@ def count_frame(name: str, bundle: Bundle, frame: Frame, threads: int = 2) -> Co
         run(stage, inputs, outputs)
         recording.stage(stage, inputs, outputs)
 
-    network = pipeline._network
-    scenes: list[Scene] = []
-    run_network = network.run
-
-    def see(scene: Scene, *arguments: Any, **named: Any) -> Any:
-        scenes.append(scene)
-        return run_network(scene, *arguments, **named)
-
     pipeline.executor.run = record  # type: ignore[method-assign]
-    network.run = see  # type: ignore[method-assign]
     taps: dict[str, np.ndarray] = {}
     result = pipeline.run(frame, taps=taps)
     graphs = {
@@ -133,7 +124,7 @@ def count_frame(name: str, bundle: Bundle, frame: Frame, threads: int = 2) -> Co
         stage: count if stage == "image_encoder" else replace(count, graph=False)
         for stage, count in graphs.items()
     }
-    sizes = _sizes(bundle, frame, result, recording, scenes[0], taps)
+    sizes = _sizes(bundle, frame, result, recording, taps)
     heads = int(bundle.manifest["network"]["transformer_heads"])
     return CountedFrame(name, graphs, sizes, node_limits(bundle.geometry, bundle.limits), heads)
 
@@ -154,7 +145,6 @@ def _sizes(
     frame: Frame,
     result: Result,
     recording: Recording,
-    scene: Scene,
     taps: dict[str, np.ndarray],
 ) -> Sizes:
     g = bundle.geometry
@@ -162,11 +152,21 @@ def _sizes(
     output = {d: len(taps[f"keys_{d}"]) for d in g.depths}
     splits = {d: output[d + 1] // 8 for d in g.depths if d < g.max_lod}
     splits[g.max_lod] = int((recording.signal[:, 1] > recording.signal[:, 0]).sum())
-    objects = encoder["adjacency"][0]
+    objects = encoder["noise"][0]
+    ids = frame.object_ids()
+    seen = kernels.points_from_depth(
+        frame.depth,
+        frame.label_image(),
+        frame.intrinsics,
+        len(ids),
+        g.grid_size,
+        g.min_lod,
+        z_margin=g.z_margin,
+    )
     input_nodes = {d: encoder[f"children_{d}"][0] for d in g.depths}
     return Sizes(
         height=frame.height, width=frame.width, objects=objects, image_channels=g.image_channels,
-        valid=int((scene.labels >= 0).sum()), points=int(scene.counts.sum()), voxels=encoder["features"][0],
+        valid=int(seen.valid_counts.sum()), points=int(seen.counts.sum()), voxels=encoder["features"][0],
         input_nodes={g.full_depth: objects << (3 * g.full_depth), **input_nodes}, output_nodes=output, splits=splits,
         full_rows=recording.shapes[f"decoder_{g.min_lod}"]["source"][0], **_refinement(frame, result),
     )  # fmt: skip
