@@ -191,14 +191,15 @@ def test_ranking_reports_scores_that_are_none() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        ("same &= set ? votes : ~votes;", "same &= ~0u * (votes | 1u);"),  # ranks among all digits
-        ("here.next[thread] = place;", ""),  # rounds overwrite each other
-        ("    here.next[thread] = place;\n    __syncthreads();", "    here.next[thread] = place;"),  # no barrier
+        ("grasp_ranking", "same &= set ? votes : ~votes;", "same &= ~0u * (votes | 1u);"),  # ranks among all digits
+        ("grasp_ranking", "here.next[thread] = place;", ""),  # rounds overwrite each other
+        ("grasp_ranking", "    here.next[thread] = place;\n    __syncthreads();", "    here.next[thread] = place;"),  # no barrier
+        ("prefix", "values[i] = sum + before;", "values[i] = before;"),  # digits overlap
     ],
 )
-def test_planted_mistakes_are_found(change: tuple[str, str]) -> None:
-    broken = planted("grasp_ranking", *change)
-    score = np.random.default_rng(0).standard_normal(900).astype(np.float32)
+def test_planted_mistakes_are_found(change: tuple[str, str, str]) -> None:
+    broken = planted(*change)
+    score = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
     wrong = []
     for order in SEEDS:
         broken.seed(order)
