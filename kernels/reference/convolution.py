@@ -138,9 +138,10 @@ def grid_conv(
 
 # ---- int8 ----
 #
-# Symmetric: a value is an int8 from -127 to 127 times a scale, one for an activation and one for every output channel of a
-# weight. Weights have the inner dimension last: (cout, taps, cin). Products are summed exactly (in int32; here in int64, which is
-# the same as long as 128 * 128 * taps * cin fits), then scaled, and quantised again where there is a `y_scale`.
+# Symmetric: a value is an int8 from -127 to 127 times a scale, one for an activation and one for every output channel
+# of a weight. Weights have the inner dimension last: (cout, taps, cin). Products are summed exactly (in int32; here in
+# int64, which is the same as long as 128 * 128 * taps * cin fits), then scaled, and quantised again where there is a
+# `y_scale`.
 
 
 def quantize(x: Floats, scale: float) -> Bytes:
@@ -202,7 +203,9 @@ def octree_upsample_int8(
     y_scale: float | None = None,
 ) -> Doubles | Bytes:
     parents = x[split_rows].astype(np.int64)
-    total = np.stack([parents @ child.astype(np.int64).T for child in weight], axis=1).reshape(-1, weight.shape[1])
+    total = np.stack([parents @ child.astype(np.int64).T for child in weight], axis=1).reshape(
+        -1, weight.shape[1]
+    )
     y = np.asarray(_finished(total, x_scale, weight_scale, bias, activation, None), np.float64)
     if skip is not None and skip_index is not None:
         there = skip_index >= 0
@@ -247,13 +250,20 @@ def octree_residual_int8(
     if wc is None or wc_scale is None:
         shortcut = x * np.float64(x_scale)
     else:
-        shortcut = np.asarray(octree_linear_int8(x, x_scale, wc, wc_scale, np.zeros(len(wc), np.float32)), np.float64)
+        shortcut = np.asarray(
+            octree_linear_int8(x, x_scale, wc, wc_scale, np.zeros(len(wc), np.float32)), np.float64
+        )
     y = activate(shortcut + octree_linear_int8(second, second_scale, wb, wb_scale, bb), "elu")
     return y if y_scale is None else quantize(y, y_scale)
 
 
 def _finished(
-    total: NDArray[np.int64], x_scale: float, weight_scale: Floats, bias: Floats, activation: str, y_scale: float | None
+    total: NDArray[np.int64],
+    x_scale: float,
+    weight_scale: Floats,
+    bias: Floats,
+    activation: str,
+    y_scale: float | None,
 ) -> Doubles | Bytes:
     y = activate(total * (np.float64(x_scale) * weight_scale.astype(np.float64)) + bias, activation)
     return y if y_scale is None else quantize(y, y_scale)

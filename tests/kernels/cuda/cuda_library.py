@@ -169,8 +169,10 @@ def _loaded(path: Path) -> Library:
 
 
 def planted(name: str, old: str, new: str, header: str | None = None) -> Library:
-    """The library with one source changed: `old`, which must occur once in it (or in the header, when one is named, that it
-    includes), replaced by `new`."""
+    """The library with one source changed: `old`, which must occur once, replaced by `new`.
+
+    header: change this header in place of the source's own text, for that source alone.
+    """
     changed = sources()
     text = changed[name].decode() if header is None else (CUDA / f"{header}.h").read_text()
     assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {header or name}"

@@ -15,7 +15,7 @@ from zerograsp_edge.kernels.convolution import ACTIVATIONS
 from zerograsp_edge.kernels.reference import convolution as twin
 
 TYPES = {0: np.float32, 1: np.float16, 2: np.int8}
-# Outputs are near 1 (see generators.weights); the sums are exact, what follows is float32, and stored as half rounded once more.
+# Outputs are near 1 (see generators.weights); sums are exact, what follows is float32, and half is rounded once more.
 TOLERANCE = {0: 1e-5, 1: 1.5e-3}
 
 TYPE = st.sampled_from([0, 1, 2])
@@ -37,7 +37,9 @@ def quantized_features(rng: np.random.Generator, *shape: int) -> tuple[np.ndarra
     return twin.quantize(features(rng, *shape), scale), scale
 
 
-def quantized_weights(rng: np.random.Generator, taps: int, cin: int, cout: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantized_weights(
+    rng: np.random.Generator, taps: int, cin: int, cout: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(cout, taps, cin) int8, (cout,) scales, (cout,) bias."""
     weight, bias = weights(rng, taps, cin, cout)
     weight *= np.float32(10.0) ** rng.integers(-2, 1, cout).astype(np.float32)  # channels of their own size
@@ -92,8 +94,8 @@ def test_quantizing(seed: int, order: int, kind: int, n: int, channels: int, spa
 
 
 def conv(
-    cuda: Library, kind: int, x: np.ndarray, x_scale: float, rows: np.ndarray, weight: np.ndarray, weight_scale: np.ndarray,
-    bias: np.ndarray | None, act: str, spare: int | None = None, y_scale: float = Y_SCALE,
+    cuda: Library, kind: int, x: np.ndarray, x_scale: float, rows: np.ndarray, weight: np.ndarray,
+    weight_scale: np.ndarray, bias: np.ndarray | None, act: str, spare: int | None = None, y_scale: float = Y_SCALE,
 ) -> np.ndarray:  # fmt: skip
     taps, n = rows.shape
     cout, _, cin = weight.shape
@@ -175,7 +177,10 @@ def test_downsample(
 
 
 @PROPERTY
-@given(SEED, ORDER, TYPE, NODES, st.integers(0, 40), CHANNELS, CHANNELS, ACTIVATION, st.sampled_from([None, 0, 1, 2]), SPARE)
+@given(
+    SEED, ORDER, TYPE, NODES, st.integers(0, 40), CHANNELS, CHANNELS, ACTIVATION, st.sampled_from([None, 0, 1, 2]),
+    SPARE,
+)  # fmt: skip
 def test_upsample(
     seed: int, order: int, kind: int, rows: int, splits: int, cin: int, cout: int, act: str, skip_kind: int | None,
     spare: int | None,
@@ -288,7 +293,7 @@ def test_residual(
     # The hidden values by the functions that are tested above; with them the twin's last step is exact.
     first = linear(cuda, x, x_scale, wa, "gelu", scales[0])
     second = conv(cuda, 2, first, scales[0], neighbours, *w3, "gelu", y_scale=scales[1])
-    shortcut = twin.octree_linear_int8(x, x_scale, *wc, np.zeros(cout)) if projected else x * np.float64(np.float32(x_scale))
+    shortcut = twin.octree_linear_int8(x, x_scale, *wc, np.zeros(cout)) if projected else x * np.float64(x_scale)
     compare(kind, y, twin.activate(shortcut + twin.octree_linear_int8(second, scales[1], *wb), "elu"))
     # And all of it, as far as hidden values near a tie allow.
     expected = twin.octree_residual_int8(x, x_scale, neighbours, *wa, scales[0], *w3, scales[1], *wb, *wc)
@@ -330,7 +335,9 @@ def test_launchers_name_the_argument() -> None:
     cuda, some = library(), np.zeros(64, np.int8)
     scale = np.ones(16, np.float32)
 
-    def call(x_scale: float = 1.0, cin: int = 4, kind: int = 2, y_scale: float = 1.0, weight_scale: Any = scale) -> None:
+    def call(
+        x_scale: float = 1.0, cin: int = 4, kind: int = 2, y_scale: float = 1.0, weight_scale: Any = scale
+    ) -> None:
         cuda.octree_linear_int8(some, x_scale, 1, None, some, weight_scale, None, cin, 4, 0, kind, y_scale, some)
 
     call()
@@ -346,6 +353,6 @@ def test_launchers_name_the_argument() -> None:
         call(cin=131072)
     with pytest.raises(CudaError, match="wc: expected a projection of the shortcut, as cin is 4 and cout 5"):
         cuda.octree_residual_int8(
-            some, 1.0, some, 27, 1, None, some, scale, None, 1.0, some, scale, None, 1.0, some, scale, None, None, None, 4,
-            4, 5, 0, 1.0, some, some, 64,
+            some, 1.0, some, 27, 1, None, some, scale, None, 1.0, some, scale, None, 1.0, some, scale, None, None, None,
+            4, 4, 5, 0, 1.0, some, some, 64,
         )  # fmt: skip

@@ -203,7 +203,8 @@ def test_visible_points(
     plane = np.array([0.1, -0.2, -1, -0.7], np.float32) if cut else None
     expected = visible_points(depth, K, stride)
     if plane is not None:
-        expected = expected[(expected[:, 0] * plane[0] + expected[:, 1] * plane[1]) + expected[:, 2] * plane[2] > plane[3]]
+        x, y, z = (expected * plane[:3]).T
+        expected = expected[(x + y) + z > plane[3]]
     points, count, status = visible(cuda, depth, stride, plane, before, depth.size + 20)
     assert status == 0
     np.testing.assert_array_equal(points[before or 0 : count], expected)
@@ -239,7 +240,9 @@ def test_launchers_name_the_argument() -> None:
     with pytest.raises(CudaError, match="plane: expected four finite numbers"):
         cuda.visible_points(some, 1, 1, some, 1, 10.0, plane, None, some, 1, some, None, some, 0)
     with pytest.raises(CudaError, match="half_extent: expected a length in mm, got -1"):
-        cuda.voxel_features(0, some, 1, 1, 1, some, some, 1, None, 1, None, some, some, -1.0, 1, 1, 9, 0, some, None, some, 0)
+        cuda.voxel_features(
+            0, some, 1, 1, 1, some, some, 1, None, 1, None, some, some, -1.0, 1, 1, 9, 0, some, None, some, 0
+        )
     with pytest.raises(CudaError, match=r"image_type: expected 0 \(float32\) or 1 \(float16\), got 2"):
         workspace = np.zeros(4096, np.uint8)
         cuda.voxel_features(
