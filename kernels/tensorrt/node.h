@@ -19,7 +19,7 @@ enum class Element {
   kFloat,
   kInt32,
   kInt64,
-  kUint8
+  kBool   // a byte, 0 or 1: TensorRT gives plugins no uint8
 };
 
 // Shapes are written as in kernels/README.md, one word a dimension: a number, a symbol ("Cin"), a multiple of one ("8S").

@@ -28,7 +28,7 @@ std::vector<Node> occlusion_nodes() {
   field.name = "OcclusionField";
   field.inputs = {{"centres", Element::kFloat, "N 3"},     {"object", Element::kInt32, "N"},
                   {"depth", Element::kFloat, "H W"},       {"labels", Element::kInt32, "H W"},
-                  {"adjacency", Element::kUint8, "B B"},   {"intrinsics", Element::kFloat, "3 3"}};
+                  {"adjacency", Element::kBool, "B B"},   {"intrinsics", Element::kFloat, "3 3"}};
   field.output = {"flags", Element::kFloat, "N 2 r r r"};
   field.attributes = kEdge | kResolution;
   field.workspace = workspace;

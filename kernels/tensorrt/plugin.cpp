@@ -62,7 +62,7 @@ bool fits(Element element, DataType type, DataType feature) {
     case Element::kFloat: return type == DataType::kFLOAT;
     case Element::kInt32: return type == DataType::kINT32;
     case Element::kInt64: return type == DataType::kINT64;
-    default: return type == DataType::kUINT8;
+    default: return type == DataType::kBOOL;
   }
 }
 
@@ -73,7 +73,7 @@ std::string expected_type(Element element, bool first, DataType feature) {
     case Element::kFloat: return "float32";
     case Element::kInt32: return "int32";
     case Element::kInt64: return "int64";
-    default: return "uint8";
+    default: return "bool";
   }
 }
 
