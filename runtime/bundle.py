@@ -16,7 +16,7 @@ from typing import Any
 from zerograsp_edge.runtime.errors import ZeroGraspError
 
 FORMAT = "zerograsp-edge bundle"
-VERSION = 1
+VERSION = 2
 CUSTOM_OP_VERSION = 1
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
@@ -81,6 +81,9 @@ class Limits:
     max_objects: int = 40
     max_nodes: int = 524288
     """Nodes of the finest depth, in input and output octree alike; every coarser depth holds half as many."""
+    max_tokens: int = 4096
+    """Nodes of the coarsest depth of the input octree. Attention goes over all pairs of them: on a GPU its memory grows with
+    their square. A frame has 20 to 40 for each object."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 

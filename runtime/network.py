@@ -74,16 +74,17 @@ class Surface:
 
 
 def node_limits(geometry: Geometry, limits: Limits) -> dict[int, int]:
-    """Most nodes per depth that buffers hold: `max_nodes` at the finest.
+    """Most nodes per depth that buffers hold: `max_nodes` at the finest, `max_tokens` at depth min_lod.
 
     A surface has about a quarter of the nodes one depth up; half is kept, and at coarse depths, where it
     costs little, more.
     """
     floor = min(limits.max_nodes, 32768)
-    return {
+    nodes = {
         d: min(limits.max_objects << (3 * d), max(limits.max_nodes >> (geometry.max_lod - d), floor))
         for d in range(geometry.full_depth, geometry.max_lod + 1)
     }
+    return {**nodes, geometry.min_lod: min(nodes[geometry.min_lod], limits.max_tokens)}
 
 
 class Network:
@@ -237,7 +238,8 @@ class Network:
             if g.occlusion:
                 inputs["centres"] = self.cube(scene.z_min).node_centres(nodes, g.min_lod)
                 inputs["depth"], inputs["labels"] = scene.depth, scene.labels
-                inputs["adjacency"], inputs["intrinsics"] = scene.adjacency, scene.intrinsics
+                inputs["adjacency"] = scene.adjacency.view(np.bool_)
+                inputs["intrinsics"] = scene.intrinsics
             if g.multi_object:
                 inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
                     2.0 ** (1 - g.min_lod)
