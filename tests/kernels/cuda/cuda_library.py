@@ -43,7 +43,7 @@ def _run(command: Sequence[str]) -> None:
 
 @cache
 def _headers() -> bytes:
-    folders = (CUDA, KERNELS / "core", HERE)
+    folders = (CUDA, KERNELS / "core", KERNELS / "tensorrt", HERE)
     return b"".join(path.read_bytes() for folder in folders for path in sorted(folder.glob("*.h")))
 
 
@@ -61,14 +61,23 @@ def _compiled(source: bytes, name: str, flags: Sequence[str]) -> Path:
     return path
 
 
-def build(sources: dict[str, bytes], defines: Sequence[str] = ()) -> Path:
-    """A shared library of sources (name -> text) and the stand-in's control functions."""
+def build(
+    sources: dict[str, bytes],
+    defines: Sequence[str] = (),
+    host: dict[str, bytes] | None = None,
+    host_flags: Sequence[str] = (),
+) -> Path:
+    """A shared library of sources (name -> text) and the stand-in's control functions.
+
+    `host`: sources that are plain C++ and hold no kernels; they alone are compiled with `host_flags`.
+    """
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is missing: apt-get install g++")
     flags = [*FLAGS, "-DZEROGRASP_CUDA_ON_CPU", f"-I{KERNELS}", f"-I{HERE}", *defines]
     flags += SANITIZERS if SANITIZED else []
     sources = {**sources, "control": (HERE / "control.cpp").read_bytes()}
     objects = [_compiled(text, name, flags) for name, text in sources.items()]
+    objects += [_compiled(text, name, [*flags, *host_flags]) for name, text in (host or {}).items()]
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     library = CACHE / f"library-{key}.so"
     if not library.exists():
