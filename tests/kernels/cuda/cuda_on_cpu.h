@@ -515,6 +515,36 @@ inline void mma_of_warp(void** all) {
   }
 }
 
+// mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: c (16 x 8) += a (16 x 32) b (32 x 8), wrapping as the hardware does
+struct MmaInt8 {
+  const std::uint32_t *a, *b;
+  std::int32_t* c;
+};
+
+inline int int8_of(const std::uint32_t* registers, int element) {
+  return static_cast<std::int8_t>(registers[element / 4] >> (element % 4 * 8));
+}
+
+inline void mma_int8_of_warp(void** all) {
+  int a[16][32], b[32][8];
+  for (int i = 0; i < 32; ++i) {
+    const auto* lane = static_cast<const MmaInt8*>(all[i]);
+    const int group = i / 4, within = i % 4;
+    for (int e = 0; e < 16; ++e)
+      a[group + (e / 4 % 2) * 8][within * 4 + e % 4 + (e / 8) * 16] = int8_of(lane->a, e);
+    for (int e = 0; e < 8; ++e) b[within * 4 + e % 4 + (e / 4) * 16][group] = int8_of(lane->b, e);
+  }
+  for (int i = 0; i < 32; ++i) {
+    const auto* lane = static_cast<const MmaInt8*>(all[i]);
+    for (int e = 0; e < 4; ++e) {
+      const int row = i / 4 + e / 2 * 8, column = i % 4 * 2 + e % 2;
+      std::uint32_t sum = static_cast<std::uint32_t>(lane->c[e]);
+      for (int k = 0; k < 32; ++k) sum += static_cast<std::uint32_t>(a[row][k] * b[k][column]);
+      lane->c[e] = static_cast<std::int32_t>(sum);
+    }
+  }
+}
+
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16: lane 8 m + r gives the address of row r of matrix m
 struct LoadMatrix {
   std::uint32_t* to;
@@ -540,6 +570,11 @@ inline void load_matrix_of_warp(void** all) {
 inline void mma(float* c, const std::uint32_t* a, const std::uint32_t* b, int line = __builtin_LINE()) {
   Mma argument{a, b, c};
   collective(0xffffffffu, argument, mma_of_warp, "mma", line);
+}
+
+inline void mma(std::int32_t* c, const std::uint32_t* a, const std::uint32_t* b, int line = __builtin_LINE()) {
+  MmaInt8 argument{a, b, c};
+  collective(0xffffffffu, argument, mma_int8_of_warp, "mma", line);
 }
 
 inline void load_matrix(std::uint32_t* to, const void* row, bool transposed, int line = __builtin_LINE()) {

@@ -237,7 +237,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_found(fault: str) -> None:
     """A barrier or a wait left out changes the result in some order of threads, or ends the launch."""
-    rng, broken = np.random.default_rng(6), planted("convolution", *FAULTS[fault])
+    rng, broken = np.random.default_rng(6), planted("convolution", *FAULTS[fault], "convolution_kernel")
     neighbours, (weight, bias) = table(rng, 27, 200, 200, 0.5), weights(rng, 27, 24, 40)
     for kind in TYPES:
         x, typed = cast(kind, features(rng, 200, 24), weight)

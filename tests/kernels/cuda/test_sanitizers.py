@@ -17,7 +17,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is missing: apt-get install g++"),
 ]
 
-TESTS = ("on_cpu", "points", "frame", "octree", "nodes", "convolution", "occlusion", "grasp", "decode")
+TESTS = (
+    "on_cpu", "points", "frame", "octree", "nodes", "convolution", "convolution_int8", "occlusion", "grasp", "decode",
+)  # fmt: skip
 
 
 def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:

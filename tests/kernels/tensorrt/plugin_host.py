@@ -66,7 +66,7 @@ def _build(version: str) -> Path | AssertionError:
     host = {f"trt_{path.stem}": path.read_bytes() for path in sorted((KERNELS / "tensorrt").glob("*.cpp"))}
     host["trt_host"] = (HERE / "host.cpp").read_bytes()
     try:
-        return build(sources(), (), host, ["-isystem", str(HEADERS[version]), "-isystem", str(include)])
+        return build(sources(), host=host, host_flags=["-isystem", str(HEADERS[version]), "-isystem", str(include)])
     except AssertionError as error:
         return error
 
