@@ -1,4 +1,4 @@
-"""The TensorRT plugins with kernels compiled for the CPU, and what TensorRT does with a plugin, call by call (host.cpp)."""
+"""The TensorRT plugins with kernels for the CPU, and what TensorRT does with a plugin, call by call (host.cpp)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def header_folders() -> dict[str, Path]:
 
 HEADERS = header_folders()
 NO_HEADERS = (
-    "TensorRT's headers are missing: set TENSORRT_INCLUDE_DIR to their folder, or put them into .cache/tensorrt/NAME/include"
+    "TensorRT's headers are missing: set TENSORRT_INCLUDE_DIR to their folder, or put them into "
+    ".cache/tensorrt/NAME/include"
 )
 
 
@@ -106,7 +107,7 @@ def library(version: str) -> ctypes.CDLL:
     if not HEADERS:
         pytest.skip(NO_HEADERS)
     if cuda_include() is None:
-        pytest.skip("cuda_runtime_api.h is missing: install the CUDA toolkit, or the Python package nvidia-cuda-runtime")
+        pytest.skip("cuda_runtime_api.h is missing: install the CUDA toolkit or the package nvidia-cuda-runtime")
     built = _build(version)
     if isinstance(built, AssertionError):
         raise built
@@ -207,7 +208,7 @@ class Plugin:
         """The output's shape; shapes as text, "S, 27", where words that are no numbers are dynamic."""
         shapes = [[word.strip() for word in text.split(",") if word.strip()] for text in inputs]
         ranks = (ctypes.c_int32 * len(shapes))(*map(len, shapes))
-        text = self._host.host_shape(self.handle, len(shapes), ranks, _strings(sum(shapes, [])))
+        text = self._host.host_shape(self.handle, len(shapes), ranks, _strings([word for shape in shapes for word in shape]))
         self._told(text is not None)
         return text.decode()
 
