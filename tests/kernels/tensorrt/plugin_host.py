@@ -14,9 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_library import KERNELS, REPOSITORY, build, sources
+from cuda_library import KERNELS, REPOSITORY, SANITIZED, build, sources
 
-from zerograsp_edge.kernels.tensorrt_plugins import PluginBuildError, find_headers, header_version
+from zerograsp_edge.kernels.tensorrt_plugins import (
+    LIBRARY,
+    PluginBuildError,
+    build_library,
+    find_headers,
+    header_version,
+)
 
 HERE = Path(__file__).resolve().parent
 BUILD, RUNTIME = 0, 1  # nvinfer1::TensorRTPhase
@@ -42,11 +48,23 @@ def header_folders() -> dict[str, Path]:
     return {".".join(map(str, header_version(f))): f for f in folders if (f / "NvInferRuntime.h").is_file()}
 
 
-HEADERS = header_folders()
+HEADERS = dict(list(header_folders().items())[: 1 if SANITIZED else None])  # one version is enough the second time
 NO_HEADERS = (
     "TensorRT's headers are missing: set TENSORRT_INCLUDE_DIR to their folder, or put them into "
     ".cache/tensorrt/NAME/include"
 )
+
+
+NO_NVCC = "nvcc is missing: install the CUDA toolkit and put its bin folder on the PATH"
+ORIN = "87"  # compute capability
+BUILDS = REPOSITORY / ".cache" / "tensorrt_build"
+
+
+def compiled(version: str, architecture: str = ORIN) -> Path:
+    """The library for a version of the headers, warnings being errors; only what changed is compiled again."""
+    folder = BUILDS / f"sm_{architecture}"
+    out = BUILDS / f"{version}-sm_{architecture}" / LIBRARY
+    return build_library(out, HEADERS[version], architecture, build_folder=folder, warnings_as_errors=True)
 
 
 def cuda_include() -> Path | None:
@@ -208,7 +226,8 @@ class Plugin:
         """The output's shape; shapes as text, "S, 27", where words that are no numbers are dynamic."""
         shapes = [[word.strip() for word in text.split(",") if word.strip()] for text in inputs]
         ranks = (ctypes.c_int32 * len(shapes))(*map(len, shapes))
-        text = self._host.host_shape(self.handle, len(shapes), ranks, _strings([word for shape in shapes for word in shape]))
+        words = _strings([word for shape in shapes for word in shape])
+        text = self._host.host_shape(self.handle, len(shapes), ranks, words)
         self._told(text is not None)
         return text.decode()
 
