@@ -383,9 +383,10 @@ int multiply(const Product<T>& p, cudaStream_t stream) {
                                static_cast<std::uintptr_t>(p.main.cin | p.extra.cin | columns) * sizeof(T);
     return all % static_cast<std::uintptr_t>(bytes) == 0;
   };
-  constexpr int kMiddle = sizeof(T) == 1 ? 4 : 8;
   if (aligned(16)) return choose_columns<T, 16>(p, stream);
-  if (aligned(kMiddle)) return choose_columns<T, kMiddle>(p, stream);
+  if (aligned(8)) return choose_columns<T, 8>(p, stream);
+  if constexpr (sizeof(T) == 1)
+    if (aligned(4)) return choose_columns<T, 4>(p, stream);
   return choose_columns<T, static_cast<int>(sizeof(T))>(p, stream);
 }
 
