@@ -135,8 +135,8 @@ ZG_API int zg_cuda_gather_rows(const void* from, int64_t from_rows, int64_t from
 // The full grids of all objects at `depth`, reduced to the rows that differ: as zerograsp_edge.kernels.active_grid. keys (n),
 // nodes with features. rows (objects 8^depth): row of every node. neighbours (27, rows): its rows have the length max_rows or,
 // where `packed` is not 0, the actual number of rows. source (max_rows): index of the row's key, the number of keys if it has none.
-// counts (4) int32: rows, active rows, 0, 0. Status: kZgKeyOutOfRange (such keys are left out), kZgRowsExceeded (rows
-// beyond are not written, neighbours among them become -1; `rows` names them nevertheless).
+// counts (4) int32: rows, active rows, 0, 0. Status: kZgKeyOutOfRange (such keys are left out), kZgRowsExceeded (the
+// first nodes keep their rows, the others count as empty space).
 ZG_API size_t zg_cuda_active_grid_workspace(int32_t objects, int32_t depth);
 ZG_API int zg_cuda_active_grid(const int64_t* keys, int64_t n, const int32_t* n_count, int32_t objects, int32_t depth,
                                int32_t radius, int32_t* rows, int32_t* neighbours, int32_t* source, int64_t max_rows,
