@@ -23,6 +23,7 @@ _TYPES = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
 }
 Dim = int | str
 

@@ -16,7 +16,7 @@ from typing import Any
 from zerograsp_edge.runtime.errors import ZeroGraspError
 
 FORMAT = "zerograsp-edge bundle"
-VERSION = 1
+VERSION = 2
 CUSTOM_OP_VERSION = 1
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"

@@ -223,7 +223,8 @@ class Network:
             if g.occlusion:
                 inputs["centres"] = self.cube(scene.z_min).node_centres(nodes, g.min_lod)
                 inputs["depth"], inputs["labels"] = scene.depth, scene.labels
-                inputs["adjacency"], inputs["intrinsics"] = scene.adjacency, scene.intrinsics
+                inputs["adjacency"] = scene.adjacency.view(np.bool_)
+                inputs["intrinsics"] = scene.intrinsics
             if g.multi_object:
                 inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
                     2.0 ** (1 - g.min_lod)

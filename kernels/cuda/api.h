@@ -55,6 +55,9 @@ enum ZgStatus {
 // What was wrong with the arguments of the last call in this host thread that returned cudaErrorInvalidValue. Host memory.
 ZG_API const char* zg_cuda_error(void);
 
+// What a function's error code means: zg_cuda_error() for cudaErrorInvalidValue, else the CUDA runtime's text. Host memory.
+ZG_API const char* zg_cuda_error_text(int code);
+
 // One English sentence for the lowest bit of a status; "no error" for 0. Host memory.
 ZG_API const char* zg_cuda_describe(int32_t status);
 
