@@ -228,6 +228,13 @@ class Event:
     def record(self, stream: Stream) -> None:
         self._event.record(stream._stream)
 
+    def wait(self) -> None:
+        """Waits until it is reached, while what was enqueued after it goes on."""
+        try:
+            self._event.synchronize()
+        except self._cuda.Error as error:
+            raise _explained("work on the GPU failed", error) from error
+
     def milliseconds_since(self, start: Event) -> float:
         """Both must have been reached: synchronise the stream first."""
         try:

@@ -121,6 +121,10 @@ def make_modules(path: str) -> dict[str, ModuleType]:
             call("cuEventRecord", self._handle, stream._handle)
             return self
 
+        def synchronize(self) -> Event:
+            call("cuEventSynchronize", self._handle)
+            return self
+
         def time_till(self, end: Event) -> float:
             value = ctypes.c_float()
             call("cuEventElapsedTime", ctypes.byref(value), self._handle, end._handle)
