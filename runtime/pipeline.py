@@ -116,10 +116,11 @@ class Pipeline:
                     noise = self._random.standard_normal((len(kept), self.bundle.geometry.latent), np.float32)
                 surface = self._network.run(scene, watch, noise=noise, forced_splits=forced_splits, taps=taps)
             except kernels.CapacityError as error:
+                limit = self._exceeded(error)
                 raise LimitError(
-                    f"frame '{frame.name}' exceeds the bundle's limit max_nodes = {limits.max_nodes}: {error.limit}: "
+                    f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: {error.limit}: "
                     f"{error.needed} needed, room for {error.capacity}; export with a larger limit "
-                    "(zerograsp-edge export --max-nodes) or give fewer objects"
+                    f"(zerograsp-edge export --{limit.replace('_', '-')}) or give fewer objects"
                 ) from error
         with watch("decode"):
             objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)
@@ -141,6 +142,15 @@ class Pipeline:
             notes=() if refinement is None else refinement.explain(),
             refinement=refinement,
             segmentation=segmentation,
+        )
+
+    def _exceeded(self, error: kernels.CapacityError) -> str:
+        """The limit of the bundle that a buffer which is too small was sized from."""
+        depth, tokens = self.bundle.geometry.min_lod, self.bundle.limits.max_tokens
+        return (
+            "max_tokens"
+            if (error.limit, error.capacity) == (f"nodes at depth {depth}", tokens)
+            else "max_nodes"
         )
 
     def _see(
