@@ -104,15 +104,27 @@ class Network:
         height, width = (-(-n // multiple) * multiple for n in (limits.max_height, limits.max_width))
         nodes = node_limits(g, limits)
         full_rows = (limits.max_objects << (3 * g.min_lod)) + (2 * g.residual_blocks + 1) ** 3
+
+        def dtype(stage: str, tensor: str) -> np.dtype:
+            return np.dtype(bundle.stages[stage].dtypes[tensor])
+
         # Memory that no frame has needed yet is not resident: these are upper bounds.
         self._padded = np.empty((height, width, 3), np.uint8)
-        self._features = np.empty(g.image_channels * height * width, np.float32)
+        self._features = np.empty(
+            g.image_channels * height * width, dtype("image_encoder", "image_features")
+        )
         points = limits.max_height * limits.max_width
         self._octree = kernels.Octree.allocate(limits.max_objects, g.max_lod, g.full_depth, nodes, points)
-        self._voxels = np.empty((nodes[g.max_lod], 3 + g.image_channels), np.float32)
-        self._tokens = np.empty((nodes[g.min_lod], g.channels_at(g.min_lod)), np.float32)
+        self._voxels = np.empty(
+            (nodes[g.max_lod], 3 + g.image_channels), dtype("octree_encoder", "features")
+        )
+        self._tokens = np.empty(
+            (nodes[g.min_lod], g.channels_at(g.min_lod)), dtype("octree_encoder", "tokens")
+        )
         self._skips = {
-            d: np.empty((nodes[d], g.channels_at(d)), np.float32) for d in g.depths if d > g.min_lod
+            d: np.empty((nodes[d], g.channels_at(d)), dtype("octree_encoder", f"skip_{d}"))
+            for d in g.depths
+            if d > g.min_lod
         }
         self._latent = np.empty((2, limits.max_objects, g.latent), np.float32)
         self._grid = kernels.ActiveGrid.allocate(limits.max_objects, g.min_lod, full_rows)
@@ -121,7 +133,9 @@ class Network:
         self._grid_keys = (np.arange(limits.max_objects, dtype=np.int64)[:, None] << 48 | morton).ravel()
         rows = {d: full_rows if d == g.min_lod else nodes[d] for d in g.depths}
         self._outputs = {
-            d: np.empty((rows[d], g.channels_at(d)), np.float32) for d in g.depths if d < g.max_lod
+            d: np.empty((rows[d], g.channels_at(d)), dtype(f"decoder_{d}", "features"))
+            for d in g.depths
+            if d < g.max_lod
         }
         heads = {d: 2 + (g.signal_channels if d == g.max_lod else 0) for d in g.depths}
         self._logits = {d: np.empty((rows[d], heads[d]), np.float32) for d in g.depths}

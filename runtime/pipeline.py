@@ -9,7 +9,7 @@ import numpy as np
 
 from zerograsp_edge import kernels
 from zerograsp_edge.runtime.bundle import Bundle, BundleError
-from zerograsp_edge.runtime.errors import FrameError, NoObjectError, ZeroGraspError
+from zerograsp_edge.runtime.errors import LimitError, NoObjectError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 from zerograsp_edge.runtime.grasp.decode import decode
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
@@ -18,10 +18,6 @@ from zerograsp_edge.runtime.result import Result, SkippedObject
 from zerograsp_edge.runtime.segmentation import Segmentation, Segmenter
 
 BACKENDS = ("auto", "onnxruntime")
-
-
-class LimitError(ZeroGraspError, ValueError):
-    """A frame that is larger than what the bundle's buffers hold; nothing of it was processed."""
 
 
 class Pipeline:

@@ -10,7 +10,7 @@
 // shortcut), and what is added when.
 #include "core/activation.h"
 #include "cuda/convolution_tile.h"
-#include "cuda/error.h"
+#include "cuda/element.h"
 
 namespace zerograsp {
 namespace cuda {
@@ -51,11 +51,6 @@ struct Product {
   const std::int32_t* skip_index;  // (children * rows) row of skip, -1: none
   T* y;                       // (children * rows, cout)
 };
-
-__device__ __forceinline__ float to_float(float v) { return v; }
-__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
-__device__ __forceinline__ void convert(float v, float* to) { *to = v; }
-__device__ __forceinline__ void convert(float v, __half* to) { *to = __float2half(v); }
 
 __device__ __forceinline__ std::int32_t grid_row(std::int64_t row, int tap, int r) {
   const int cells = r * r * r, cell = static_cast<int>(row % cells);
@@ -345,14 +340,6 @@ int check_and_multiply(const Product<T>& p, cudaStream_t stream) {
   return multiply(p, stream);
 }
 
-// Calls f with a value of the element type.
-template <class F>
-int with_type(std::int32_t type, F&& f) {
-  if (type == kZgFloat32) return f(float{});
-  if (type == kZgFloat16) return f(__half{});
-  return invalid("type: expected %d (float32) or %d (float16), got %d", kZgFloat32, kZgFloat16, type);
-}
-
 std::size_t element_size(std::int32_t type) { return type == kZgFloat16 ? 2 : 4; }
 
 std::size_t matrix_bytes(std::int32_t type, std::int64_t rows, int columns) {
@@ -369,7 +356,7 @@ using namespace zerograsp::cuda;
 int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
                         const int32_t* n_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
                         int32_t activation, void* y, CUstream_st* stream) {
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     auto p = product<decltype(element)>(x, n, n_count, weight, bias, taps, cin, cout, activation, y);
     p.source = RowSource::kTable, p.index = neighbours;
     return check_and_multiply(p, stream);
@@ -379,7 +366,7 @@ int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, 
 int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* children, int64_t n, const int32_t* n_count,
                               const void* weight, const float* bias, int32_t cin, int32_t cout, int32_t activation,
                               void* y, CUstream_st* stream) {
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     auto p = product<decltype(element)>(x, n, n_count, weight, bias, 8, cin, cout, activation, y);
     p.source = RowSource::kSiblings, p.index = children;
     return check_and_multiply(p, stream);
@@ -389,7 +376,7 @@ int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* childr
 int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_rows, int64_t splits,
                             const int32_t* splits_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
                             int32_t activation, const void* skip, const int32_t* skip_index, void* y, CUstream_st* stream) {
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
     auto p = product<T>(x, splits, splits_count, weight, bias, 1, cin, cout, activation, y);
     p.source = RowSource::kListed, p.index = split_rows, p.children = 8;
@@ -400,7 +387,7 @@ int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_ro
 
 int zg_cuda_octree_linear(int32_t type, const void* x, int64_t n, const int32_t* n_count, const void* weight,
                           const float* bias, int32_t cin, int32_t cout, int32_t activation, void* y, CUstream_st* stream) {
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     return check_and_multiply(product<decltype(element)>(x, n, n_count, weight, bias, 1, cin, cout, activation, y), stream);
   });
 }
@@ -433,7 +420,7 @@ int zg_cuda_octree_residual(int32_t type, const void* x, const int32_t* neighbou
   void* second = static_cast<char*>(workspace) + matrix_bytes(type, n, hidden);
   ZG_TRY(zg_cuda_octree_linear(type, x, n, n_count, wa, ba, cin, hidden, kZgGelu, first, stream));
   ZG_TRY(zg_cuda_octree_conv(type, first, neighbours, taps, n, n_count, w3, b3, hidden, hidden, kZgGelu, second, stream));
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
     auto p = product<T>(second, n, n_count, wb, bb, 1, hidden, cout, kZgElu, y);
     if (wc != nullptr) p.extra = {static_cast<const T*>(x), static_cast<const T*>(wc), 1, cin};
@@ -447,7 +434,7 @@ int zg_cuda_grid_conv(int32_t type, const void* x, int64_t grids, int32_t resolu
                       CUstream_st* stream) {
   ZG_TRY(expect_size("resolution", resolution, 1, 32));
   ZG_TRY(expect_size("grids", grids, 0, kMaxRows / 32768));
-  return with_type(type, [&](auto element) {
+  return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
     const std::int64_t cells = static_cast<std::int64_t>(resolution) * resolution * resolution;
     auto p = product<T>(x, grids * cells, nullptr, weight, bias, 27, cin, cout, activation, y);

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is missing: apt-get install g++"),
 ]
 
-TESTS = ("on_cpu", "points", "octree", "convolution", "occlusion", "grasp")
+TESTS = ("on_cpu", "points", "frame", "octree", "nodes", "convolution", "occlusion", "grasp", "decode")
 
 
 def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
