@@ -118,8 +118,8 @@ class Pipeline:
             except kernels.CapacityError as error:
                 limit = self._exceeded(error)
                 raise LimitError(
-                    f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: {error.limit}: "
-                    f"{error.needed} needed, room for {error.capacity}; export with a larger limit "
+                    f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: "
+                    f"{error.limit}: {error.needed} needed, room for {error.capacity}; export with a larger limit "
                     f"(zerograsp-edge export --{limit.replace('_', '-')}) or give fewer objects"
                 ) from error
         with watch("decode"):
@@ -147,11 +147,8 @@ class Pipeline:
     def _exceeded(self, error: kernels.CapacityError) -> str:
         """The limit of the bundle that a buffer which is too small was sized from."""
         depth, tokens = self.bundle.geometry.min_lod, self.bundle.limits.max_tokens
-        return (
-            "max_tokens"
-            if (error.limit, error.capacity) == (f"nodes at depth {depth}", tokens)
-            else "max_nodes"
-        )
+        exceeded = (error.limit, error.capacity) == (f"nodes at depth {depth}", tokens)
+        return "max_tokens" if exceeded else "max_nodes"
 
     def _see(
         self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch
