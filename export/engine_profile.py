@@ -1,8 +1,8 @@
 """Sizes that a bundle's engines are built for: the range of every dynamic dimension of every stage.
 
-The largest sizes follow from the bundle's limits, as the buffers of `zerograsp_edge.runtime.network` do. TensorRT chooses its
-kernels for a typical size in between, which is measured: one frame runs on the CPU and the sizes of its tensors are
-written down.
+The largest sizes follow from the bundle's limits, as the buffers of `zerograsp_edge.runtime.network` do. TensorRT
+chooses its kernels for a typical size in between, which is measured: one frame runs on the CPU and the sizes of its
+tensors are written down.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def dimensions(bundle: Bundle, stage: str) -> dict[str, list[tuple[str, int]]]:
 def size_limits(bundle: Bundle) -> dict[str, dict[str, tuple[int, int]]]:
     """Smallest and largest size of every dimension of every stage.
 
-    A depth's nodes come in eights, one for every child of a split node above; smallest and largest sizes keep to that, or
-    TensorRT would find them contradictory.
+    A depth's nodes come in eights, one for every child of a split node above; smallest and largest sizes keep to that,
+    or TensorRT would find them contradictory.
     """
     g, limits = bundle.geometry, bundle.limits
     splits = {d: most // 8 for d, most in node_limits(g, limits).items()}  # split nodes of depth d - 1

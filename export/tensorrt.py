@@ -1,8 +1,8 @@
 """Builds the TensorRT engines of a bundle's stages, on the machine that will run them.
 
-Runs where TensorRT does, on a Jetson too: imports neither PyTorch nor onnx; TensorRT's own parser reads the stages. Networks are
-strongly typed: an engine computes in the types that the graph says, and precision is decided where the bundle is made.
-Only what TensorRT 10.3, 10.16 and 11 have in common is used; a test holds that.
+Runs where TensorRT does, on a Jetson too: it imports neither PyTorch nor onnx, TensorRT's own parser reads the stages.
+Networks are strongly typed: an engine computes in the types that the graph says, and precision is decided where the
+bundle is made. Only what TensorRT 10.3, 10.16 and 11 have in common is used; a test holds that.
 
 TensorRT is passed as a module, so that TensorRT for RTX, which builds without a GPU, can take its place in tests.
 """
@@ -33,8 +33,8 @@ class BuildOptions:
     """How engines are built."""
 
     workspace: int = 1024
-    """Most memory that TensorRT may take for the scratch of one layer, MiB. A Jetson's GPU shares its memory with everything
-    else, so that TensorRT's own default, all of it, can starve the machine."""
+    """Most memory that TensorRT may take for the scratch of one layer, MiB. A Jetson's GPU shares its memory with
+    everything else: TensorRT's own default, all of it, can starve the machine."""
     level: int = 3
     """Optimisation level, 0 (builds fast) to 5 (tries most)."""
     tf32: bool = False

@@ -60,9 +60,10 @@ def build_library(
         headers = tensorrt_plugins.find_headers()
         version = tensorrt_plugins.header_version(headers)
         if str(version[0]) != tensorrt.split(".")[0]:
+            stated = ".".join(map(str, version))
             raise PluginBuildError(
-                f"the headers in {headers} are of TensorRT {'.'.join(map(str, version))}, Python's module is "
-                f"{tensorrt}: install headers of the same version (libnvinfer-headers-dev), or set TENSORRT_INCLUDE_DIR to them"
+                f"the headers in {headers} are of TensorRT {stated}, Python's module is {tensorrt}: install headers of "
+                "the same version (libnvinfer-headers-dev), or set TENSORRT_INCLUDE_DIR to their folder"
             )
         major, minor = capability
         return tensorrt_plugins.build_library(
