@@ -27,7 +27,7 @@ class Pipeline:
 
     Args:
         bundle: what to run.
-        backend: `auto` or `onnxruntime`.
+        backend: `auto` or `onnxruntime`, or an executor of the bundle's stages.
         threads: CPU threads; 0 takes all cores this process may use.
         latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
         seed: of the samples.
@@ -38,7 +38,7 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        backend: str = "auto",
+        backend: str | Executor = "auto",
         *,
         threads: int = 0,
         latent: str = "mean",
@@ -46,7 +46,7 @@ class Pipeline:
         refine: RefineConfig | None = None,
         segmenter: Segmenter | None = None,
     ) -> None:
-        if backend not in BACKENDS:
+        if isinstance(backend, str) and backend not in BACKENDS:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         if latent not in ("mean", "sample"):
             raise ValueError(f"latent: expected 'mean' or 'sample', got {latent!r}")
@@ -57,7 +57,9 @@ class Pipeline:
         self.bundle = bundle
         self.refine = refine
         self.segmenter = segmenter
-        self.executor: Executor = OnnxRuntimeExecutor(bundle, threads)
+        self.executor: Executor = (
+            OnnxRuntimeExecutor(bundle, threads) if isinstance(backend, str) else backend
+        )
         self._network = Network(bundle, self.executor)
         self._workspace = kernels.Workspace()
         self._random = np.random.default_rng(seed) if latent == "sample" else None
