@@ -6,19 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from zerograsp_edge.kernels.launchers import LaunchError, Launchers, load_launchers
-from zerograsp_edge.runtime.backends.tensorrt import TensorRTExecutor
+from zerograsp_edge.kernels.launchers import LaunchError, Launchers
+from zerograsp_edge.runtime.backends.tensorrt import TensorRTExecutor, load_tensorrt
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.device import Device
 from zerograsp_edge.runtime.device_network import DeviceNetwork
 from zerograsp_edge.runtime.device_result import DeviceResult
 from zerograsp_edge.runtime.device_watch import DeviceWatch, drained
+from zerograsp_edge.runtime.engines import build_command
 from zerograsp_edge.runtime.errors import DeviceError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.grasp.decode import OctreeCube
 from zerograsp_edge.runtime.grasp.refine import RefineConfig
 from zerograsp_edge.runtime.network import Stopwatch, Taps
 from zerograsp_edge.runtime.perception import DrawNoise, Perceived
+from zerograsp_edge.runtime.plugin_library import find_library
 
 
 class DevicePerception:
@@ -80,12 +82,19 @@ def open_device_perception(bundle: Bundle, threads: int, refine: RefineConfig | 
 
     Raises:
         MissingExtra: PyCUDA or TensorRT is not installed.
-        DeviceError: there is no GPU, or the CUDA kernels are not built.
+        DeviceError: there is no GPU, or the library of kernels and plugins is not built.
         EngineError: the bundle has no engines for this machine.
     """
-    device = Device()
+    device, version = Device(), load_tensorrt().__version__
+    library = find_library(version, device.capability)
+    if library is None:
+        major, minor = device.capability
+        raise DeviceError(
+            f"the CUDA kernels and plugins are not built for TensorRT {version} and compute capability {major}.{minor}: "
+            f"run `{build_command(bundle)}` on this machine"
+        )
     try:
-        launch = load_launchers()
+        launch = Launchers(library)
     except ImportError as error:
-        raise DeviceError(str(error)) from error
+        raise DeviceError(f"{error}; run `{build_command(bundle)}` on this machine") from error
     return DevicePerception(bundle, device, launch, threads, refine)

@@ -108,8 +108,8 @@ class CpuPerception:
         except kernels.CapacityError as error:
             limit = self._exceeded(error)
             raise LimitError(
-                f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: {error.limit}: "
-                f"{error.needed} needed, room for {error.capacity}; {larger(limit)}"
+                f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: "
+                f"{error.limit}: {error.needed} needed, room for {error.capacity}; {larger(limit)}"
             ) from error
         with watch("decode"):
             objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)
@@ -118,11 +118,8 @@ class CpuPerception:
     def _exceeded(self, error: kernels.CapacityError) -> str:
         """The limit of the bundle that a buffer which is too small was sized from."""
         depth, tokens = self._bundle.geometry.min_lod, self._bundle.limits.max_tokens
-        return (
-            "max_tokens"
-            if (error.limit, error.capacity) == (f"nodes at depth {depth}", tokens)
-            else "max_nodes"
-        )
+        exceeded = (error.limit, error.capacity) == (f"nodes at depth {depth}", tokens)
+        return "max_tokens" if exceeded else "max_nodes"
 
     def _see(
         self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch

@@ -12,7 +12,7 @@ from zerograsp_edge.runtime.engines import engines_of
 from zerograsp_edge.runtime.errors import LimitError, NoObjectError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
-from zerograsp_edge.runtime.network import Stopwatch, Taps
+from zerograsp_edge.runtime.network import Executor, Stopwatch, Taps
 from zerograsp_edge.runtime.perception import CpuPerception, Perceived, Perception
 from zerograsp_edge.runtime.result import Result
 from zerograsp_edge.runtime.segmentation import Segmentation, Segmenter
@@ -27,7 +27,8 @@ class Pipeline:
 
     Args:
         bundle: what to run.
-        backend: `onnxruntime` (CPU), `tensorrt` (GPU, needs engines), or `auto`: TensorRT where it can be used.
+        backend: `onnxruntime` (CPU), `tensorrt` (GPU, needs engines), or `auto`: TensorRT where it can be used; or an
+            executor of the bundle's stages on the CPU.
         threads: CPU threads; 0 takes all cores this process may use.
         latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
         seed: of the samples.
@@ -45,7 +46,7 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        backend: str = "auto",
+        backend: str | Executor = "auto",
         *,
         threads: int = 0,
         latent: str = "mean",
@@ -53,7 +54,7 @@ class Pipeline:
         refine: RefineConfig | None = None,
         segmenter: Segmenter | None = None,
     ) -> None:
-        if backend not in BACKENDS:
+        if isinstance(backend, str) and backend not in BACKENDS:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         if latent not in ("mean", "sample"):
             raise ValueError(f"latent: expected 'mean' or 'sample', got {latent!r}")
@@ -150,13 +151,15 @@ class Pipeline:
 
 
 def _open(
-    bundle: Bundle, backend: str, threads: int, refine: RefineConfig | None
+    bundle: Bundle, backend: str | Executor, threads: int, refine: RefineConfig | None
 ) -> tuple[Perception, str | None]:
-    """A backend by name; for `auto` that is not on the GPU, the reason.
+    """What runs the frames; for `auto` that is not on the GPU, the reason.
 
     Raises:
         ZeroGraspError: the backend that was asked for cannot run here; the message says what it lacks.
     """
+    if not isinstance(backend, str):
+        return CpuPerception(bundle, backend), None
     fallback = None
     if backend != "onnxruntime":
         from zerograsp_edge.runtime.device_perception import open_device_perception

@@ -73,7 +73,8 @@ def gpu(driver: DriverDouble, cuda_on_cpu: Path, monkeypatch: pytest.MonkeyPatch
     tensorrt = make_module(driver)
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
     launchers = DeferredLaunchers(cuda_on_cpu, driver)
-    monkeypatch.setattr(device_perception, "load_launchers", lambda: launchers)
+    monkeypatch.setattr(device_perception, "find_library", lambda version, capability: cuda_on_cpu)
+    monkeypatch.setattr(device_perception, "Launchers", lambda path: launchers)
     return Gpu(driver, tensorrt, launchers)
 
 
