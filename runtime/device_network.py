@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from zerograsp_edge.kernels.checks import check_array
 from zerograsp_edge.kernels.launchers import Launchers, Status
@@ -74,7 +75,7 @@ class DeviceNetwork:
         rows = {d: self.scene.grid_capacity if d == low else nodes[d] for d in g.depths}
         image, encoder = self._dtypes["image_encoder"], self._dtypes["octree_encoder"]
         finest = g.signal_channels + 2
-        arrays = {
+        arrays: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
             "padded": ((padded[0] * padded[1] * 3,), np.uint8),
             "image_features": ((g.image_channels * padded[0] * padded[1],), image["image_features"]),
             "voxels": ((nodes[high], 3 + g.image_channels), encoder["features"]),

@@ -44,6 +44,10 @@ class DevicePerception:
             self._network = DeviceNetwork(bundle, device, self.executor, launch, self._result.workspace)
             self._watch = DeviceWatch(device)
 
+    def describe(self) -> dict[str, str]:
+        major, minor = self._device.capability
+        return {"gpu": f"{self._device.name}, compute capability {major}.{minor}", "tensorrt": self.executor.version}
+
     def run(
         self,
         frame: Frame,

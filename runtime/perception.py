@@ -52,6 +52,10 @@ class Perception(Protocol):
     @property
     def executor(self) -> Backend: ...
 
+    def describe(self) -> dict[str, str]:
+        """What else than this machine's CPU it runs on, by name; for records of measurements."""
+        ...
+
     def run(
         self,
         frame: Frame,
@@ -88,6 +92,9 @@ class CpuPerception:
         pixels = bundle.limits.max_height * bundle.limits.max_width
         self._labels, self._valid = np.empty((2, pixels), np.int32)
         self._points = np.empty((pixels, 3), np.float32)
+
+    def describe(self) -> dict[str, str]:
+        return {}
 
     def run(
         self,

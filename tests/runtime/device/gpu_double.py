@@ -10,10 +10,10 @@ from typing import Any
 import tensorrt_double
 from driver_double import DriverDouble
 
+from zerograsp_edge.export.engine_profile import Range, size_limits, tensor_shapes
 from zerograsp_edge.kernels import launchers
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.engines import EngineKey, store_engine
-from zerograsp_edge.runtime.network import node_limits
 
 
 class DeferredLaunchers(launchers.Launchers):
@@ -43,26 +43,9 @@ class DeferredLaunchers(launchers.Launchers):
 
 
 def profile(bundle: Bundle, stage: str) -> dict[str, Any]:
-    """Smallest, typical and largest shape of a stage's inputs, as engines are built for the bundle's limits."""
-    g, limits = bundle.geometry, bundle.limits
-    nodes = {d: most // 8 * 8 for d, most in node_limits(g, limits).items()}
-    rows = (limits.max_objects << (3 * g.min_lod)) + (2 * g.residual_blocks + 1) ** 3
-    multiple = g.image_multiple
-    padded = {k: -(-n // multiple) * multiple for k, n in (("H", limits.max_height), ("W", limits.max_width))}
-    most = {"B": limits.max_objects, "H": limits.max_height, "W": limits.max_width, "V": nodes[g.max_lod], "R": rows}
-    most |= padded if stage == "image_encoder" else {}
-    for d in g.depths:
-        most |= {f"N{d}": nodes[d], f"S{d - 1}": nodes[d] // 8}
-    if stage.startswith("decoder_") and (depth := int(stage[8:])) > g.min_lod:
-        parents = rows if depth == g.min_lod + 1 else nodes[depth - 1]
-        most |= {"P": parents, "S": nodes[depth] // 8, "N": nodes[depth], "M": nodes[depth]}
-    shapes = {}
-    for tensor in bundle.manifest["stages"][stage]["inputs"]:
-        if any(isinstance(size, str) for size in tensor["shape"]):
-            high = [most[size] if isinstance(size, str) else size for size in tensor["shape"]]
-            low = [1 if isinstance(size, str) else size for size in tensor["shape"]]
-            shapes[tensor["name"]] = [low, low, high]
-    return shapes
+    """Smallest, typical and largest shape of a stage's inputs, as the engine builder derives them from the limits."""
+    ranges = {name: Range(low, low, high) for name, (low, high) in size_limits(bundle)[stage].items()}
+    return tensor_shapes(bundle, stage, ranges)
 
 
 def add_engines(bundle: Bundle, capability: tuple[int, int] = (8, 7)) -> Bundle:
