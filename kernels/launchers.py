@@ -1,6 +1,6 @@
 """The CUDA kernels from Python: the launchers of `cuda/api.h`, through ctypes.
 
-    launch = load_launchers()
+    launch = Launchers(path_of_the_library)
     launch.node_geometry(stream, keys=keys.address, n=count, n_count=None, ...)
 
 Arguments go by the names that `api.h` gives them: device memory as integer addresses, None for null. A launcher only enqueues on
@@ -15,9 +15,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LaunchError", "Launchers", "Status", "library_path", "load_launchers"]
+__all__ = ["LaunchError", "Launchers", "Status"]
 
-LIBRARIES = ("libzerograsp_trt.so", "libzerograsp_cuda.so")  # the first holds the plugins as well
 _PREFIX = "zg_cuda_"
 _INVALID_VALUE = 1  # cudaErrorInvalidValue: zg_cuda_error() explains
 
@@ -89,7 +88,7 @@ class Launchers:
     """The functions of a library, by their names in `api.h` without `zg_cuda_`; see the module.
 
     Args:
-        path: of a library that exports them.
+        path: of a library that exports them, `libzerograsp_trt.so` or `libzerograsp_cuda.so`.
 
     Raises:
         ImportError: it cannot be loaded, or it lacks one of them.
@@ -107,8 +106,7 @@ class Launchers:
             }
         except (OSError, AttributeError) as error:
             raise ImportError(
-                f"the CUDA kernels in {path} cannot be used ({error}): build them on this machine, with its CUDA; "
-                "`zerograsp-edge doctor` says how"
+                f"the CUDA kernels in {path} cannot be used on this machine ({error})"
             ) from error
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -135,34 +133,6 @@ class Launchers:
                 raise LaunchError(f"{name}: {why}")
 
         return launch
-
-
-def library_path() -> Path:
-    """The library with the CUDA kernels, beside the compiled core or the sources.
-
-    Raises:
-        ImportError: there is none.
-    """
-    from zerograsp_edge.kernels.native import core
-
-    folders = (Path(core.__file__).parent, Path(__file__).parent)
-    for name in LIBRARIES:
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-    raise ImportError(
-        f"the CUDA kernels are not built (expected {' or '.join(LIBRARIES)} in {folders[0]}): on the device run "
-        "`pip install . --config-settings=cmake.define.ZEROGRASP_CUDA=ON` in the repository; needs nvcc"
-    )
-
-
-def load_launchers() -> Launchers:
-    """The launchers of this installation.
-
-    Raises:
-        ImportError: they are not built, or do not load.
-    """
-    return Launchers(library_path())
 
 
 def _declared(library: ctypes.CDLL, name: str, result: Any, arguments: list[Any]) -> Any:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
+    "profile": ("zerograsp_edge.runtime.commands.profile", "Profile"),
     "calibrate": Group(
         "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board).",
         {

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from zerograsp_edge.kernels.checks import check_array
 from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.runtime.backends.tensorrt import Context, Tensor, TensorRTExecutor
 from zerograsp_edge.runtime.bundle import Bundle
-from zerograsp_edge.runtime.device import Device, Stream, aligned
+from zerograsp_edge.runtime.device import Device
 from zerograsp_edge.runtime.device_layout import Layout
 from zerograsp_edge.runtime.device_replay import Replay
 from zerograsp_edge.runtime.device_scene import DeviceScene, SeenScene, exceeded
 from zerograsp_edge.runtime.device_watch import DeviceWatch
 from zerograsp_edge.runtime.errors import DeviceError
 from zerograsp_edge.runtime.frame import Frame
-from zerograsp_edge.runtime.network import Taps, check_finite_logits, check_forced_splits
+from zerograsp_edge.runtime.network import Taps, check_finite_logits
 
 _TYPES = {"float32": 0, "float16": 1}  # ZgType
 _RECORD = 8  # int32 of a depth's growth: the counts of zg_cuda_grow, then the status
@@ -61,12 +63,11 @@ class DeviceNetwork:
         self, bundle: Bundle, device: Device, executor: TensorRTExecutor, launch: Launchers, workspace: int = 0
     ) -> None:
         g, limits = self._geometry, self._limits = bundle.geometry, bundle.limits
-        self._device, self._executor, self._launch = device, executor, launch
+        self._bundle, self._device, self._executor, self._launch = bundle, device, executor, launch
         self.stream = device.stream()
         self.scene = DeviceScene(bundle, device, launch)
         self._dtypes = {
-            name: {t["name"]: np.dtype(t["dtype"]) for kind in ("inputs", "outputs") for t in stage[kind]}
-            for name, stage in bundle.manifest["stages"].items()
+            name: {tensor: np.dtype(kind) for tensor, kind in stage.dtypes.items()} for name, stage in bundle.stages.items()
         }
         multiple = g.image_multiple
         padded = [-(-n // multiple) * multiple for n in (limits.max_height, limits.max_width)]
@@ -74,7 +75,7 @@ class DeviceNetwork:
         rows = {d: self.scene.grid_capacity if d == low else nodes[d] for d in g.depths}
         image, encoder = self._dtypes["image_encoder"], self._dtypes["octree_encoder"]
         finest = g.signal_channels + 2
-        arrays = {
+        arrays: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
             "padded": ((padded[0] * padded[1] * 3,), np.uint8),
             "image_features": ((g.image_channels * padded[0] * padded[1],), image["image_features"]),
             "voxels": ((nodes[high], 3 + g.image_channels), encoder["features"]),
@@ -245,7 +246,7 @@ class DeviceNetwork:
             splits, below, nan_count, status = self._read_growth(d)
             watch.mark("growth", stream)
             if status & Status.SPLITS_EXCEEDED:
-                raise exceeded(frame, self._limits.max_nodes, f"the output octree below depth {d}", 8 * self._most_splits[d])
+                raise exceeded(frame, self._limits, "max_nodes", f"the output octree below depth {d}", 8 * self._most_splits[d])
             if status:
                 raise DeviceError(f"frame '{frame.name}', decoder_{d}: {self._launch.describe(status)}")
             check_finite_logits(d, nan_count, nodes)
@@ -272,7 +273,7 @@ class DeviceNetwork:
         launch.grow(
             handle, type=self._type(f"decoder_{depth}", "signal" if last else "logits"), logits=at[f"logits_{depth}"],
             row_count=count, stride=2 + g.signal_channels if last else 2, rows=self.scene.grid_rows if first else None,
-            forced=None if forced is None else self._upload(check_forced_splits(depth, forced, nodes)), keys=keys,
+            forced=None if forced is None else self._upload_splits(depth, forced, nodes), keys=keys,
             nodes=nodes, nodes_count=None, keep_one=int(not last), children=children, split_rows=at[f"split_rows_{depth}"],
             max_splits=most, next_keys=None if last else at[f"keys_{depth + 1}"], counts=record, status=record + 16,
             workspace=self.scratch[0], workspace_bytes=self.scratch[1],
@@ -318,7 +319,7 @@ class DeviceNetwork:
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def _type(self, stage: str, tensor: str) -> int:
-        return _TYPES[self._dtypes[stage][tensor].name]
+        return element_type(self._bundle, stage, tensor)
 
     @property
     def _encoder_outputs(self) -> list[str]:
@@ -327,14 +328,15 @@ class DeviceNetwork:
 
     # ---- verification: copies that wait, memory that is allocated when it is needed ----
 
-    def _upload(self, array: np.ndarray) -> int:
-        """Address of a copy of an array, which stays until the next one."""
-        staging = self._device.pinned(array.nbytes, "splits")
-        staging.bytes[: array.nbytes] = array.reshape(-1).view(np.uint8)
-        self._uploaded = self._device.allocate(aligned(array.nbytes), "splits")
-        self.stream.upload(self._uploaded.address, staging.bytes[: array.nbytes])
+    def _upload_splits(self, depth: int, forced: np.ndarray, nodes: int) -> int:
+        """Address of a copy of the splits, which stays until those of the next depth."""
+        check_array(f"forced splits of depth {depth}", forced, np.bool_, (nodes,))
+        staging = self._device.pinned(nodes, "splits")
+        staging.bytes[:nodes] = forced.view(np.uint8)
+        self._splits = self._device.allocate(nodes, "splits")
+        self.stream.upload(self._splits.address, staging.bytes[:nodes])
         self.stream.synchronize()
-        return self._uploaded.address
+        return self._splits.address
 
     def _fetch(self, address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A copy of an array in device memory."""
@@ -369,3 +371,8 @@ class DeviceNetwork:
         for name, address in outputs.items():
             taps[f"{stage}/{name}"] = self._fetch(address, (count, columns[name]), self._dtypes[stage][name])[rows]
         taps[f"keys_{depth}"] = self._fetch(keys, (nodes,), np.dtype(np.int64))
+
+
+def element_type(bundle: Bundle, stage: str, tensor: str) -> int:
+    """ZgType of a tensor of features."""
+    return _TYPES[bundle.stages[stage].dtypes[tensor]]

@@ -12,8 +12,8 @@ from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.device import Device, Stream
 from zerograsp_edge.runtime.device_layout import Layout
-from zerograsp_edge.runtime.device_network import DeviceSurface
-from zerograsp_edge.runtime.device_scene import DeviceScene
+from zerograsp_edge.runtime.device_network import DeviceSurface, element_type
+from zerograsp_edge.runtime.device_scene import DeviceScene, node_capacity
 from zerograsp_edge.runtime.errors import DecodeError, DeviceError
 from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
 from zerograsp_edge.runtime.grasp.decode import OctreeCube
@@ -30,16 +30,14 @@ class DeviceResult:
         bundle: geometry and limits.
         device: current while this is made and used.
         launch: the CUDA kernels.
-        most: nodes of the finest depth.
-        signal_type: ZgType of the finest decoder's output.
         refine: whether and how grasps are refined on the device.
     """
 
-    def __init__(
-        self, bundle: Bundle, device: Device, launch: Launchers, most: int, signal_type: int, refine: RefineConfig | None
-    ) -> None:
-        self._geometry, limits = bundle.geometry, bundle.limits
-        self._launch, self._type = launch, signal_type
+    def __init__(self, bundle: Bundle, device: Device, launch: Launchers, refine: RefineConfig | None) -> None:
+        g, limits = bundle.geometry, bundle.limits
+        self._geometry, self._launch = g, launch
+        self._type = element_type(bundle, f"decoder_{g.max_lod}", "signal")
+        most = node_capacity(bundle)[g.max_lod]
         self._refine = refine if refines(refine) else None
         pixels = limits.max_height * limits.max_width
         self._most_visible = -(-pixels // refine.visible_stride) if refine is not None else 0

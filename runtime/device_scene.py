@@ -12,15 +12,16 @@ import numpy as np
 
 from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.kernels.points import invert_intrinsics
-from zerograsp_edge.runtime.bundle import Bundle
+from zerograsp_edge.runtime.bundle import Bundle, Limits
 from zerograsp_edge.runtime.device import Device, Stream
 from zerograsp_edge.runtime.device_layout import Layout
 from zerograsp_edge.runtime.device_replay import Replay
 from zerograsp_edge.runtime.errors import DeviceError, LimitError
 from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
 from zerograsp_edge.runtime.network import node_limits
-from zerograsp_edge.runtime.skipping import check_some_kept, outside, sparse
+from zerograsp_edge.runtime.perception import larger
 from zerograsp_edge.runtime.result import SkippedObject
+from zerograsp_edge.runtime.skipping import check_some_kept, outside, sparse
 
 # Margin of the cube in normalised coordinates, that of kernels.points_from_depth.
 _CLIP_MARGIN = 0.01
@@ -67,8 +68,7 @@ class DeviceScene:
         self._launch, self._zero_copy = launch, device.zero_copy
         self._replay = Replay()
         pixels = limits.max_height * limits.max_width
-        # Nodes come in eights.
-        self.capacity = {d: max(n // 8 * 8, 8) for d, n in node_limits(g, limits).items()}
+        self.capacity = node_capacity(bundle)
         self._most_voxels = self.capacity[g.max_lod]
         grid_nodes = limits.max_objects << (3 * g.min_lod)
         self.grid_capacity = grid_nodes + (2 * g.residual_blocks + 1) ** 3
@@ -254,7 +254,9 @@ class DeviceScene:
     def _check(self, status: int, nodes: dict[int, int], frame: Frame) -> None:
         if status & Status.SPLITS_EXCEEDED:
             depth = next((d for d in sorted(nodes)[1:] if nodes[d] >= self.capacity[d]), self._geometry.max_lod)
-            raise exceeded(frame, self._limits.max_nodes, f"the input octree at depth {depth}", self.capacity[depth])
+            few_tokens = depth == self._geometry.min_lod and self.capacity[depth] == self._limits.max_tokens // 8 * 8
+            limit = "max_tokens" if few_tokens else "max_nodes"
+            raise exceeded(frame, self._limits, limit, f"the input octree at depth {depth}", self.capacity[depth])
         if status:
             raise DeviceError(f"frame '{frame.name}': {self._launch.describe(status)}")
 
@@ -275,9 +277,14 @@ class DeviceScene:
         )  # fmt: skip
 
 
-def exceeded(frame: Frame, limit: int, what: str, capacity: int) -> LimitError:
+def node_capacity(bundle: Bundle) -> dict[int, int]:
+    """Most nodes per depth; they come in eights, and engines are built for these sizes."""
+    return {d: max(n // 8 * 8, 8) for d, n in node_limits(bundle.geometry, bundle.limits).items()}
+
+
+def exceeded(frame: Frame, limits: Limits, limit: str, what: str, capacity: int) -> LimitError:
     """The error of a frame with too many nodes; the device knows that there are more, not how many."""
     return LimitError(
-        f"frame '{frame.name}' exceeds the bundle's limit max_nodes = {limit}: nodes of {what}: more than {capacity} "
-        "needed; export with a larger limit (zerograsp-edge export --max-nodes) or give fewer objects"
+        f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: nodes of {what}: more than "
+        f"{capacity} needed; {larger(limit)}"
     )

@@ -148,6 +148,20 @@ def _frame(reference: dict[str, np.ndarray]) -> Frame:
     return Frame(rgb, depth, intrinsics, mask, name="reference")
 
 
+def reference_frame(bundle: Bundle) -> Frame:
+    """The frame whose outputs the bundle carries.
+
+    Raises:
+        BundleError: the bundle carries no usable reference outputs.
+    """
+    return _frame(_load(bundle))
+
+
+def _frame(reference: dict[str, np.ndarray]) -> Frame:
+    parts = (reference[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask"))
+    return Frame(*parts, name="reference")
+
+
 def _load(bundle: Bundle) -> dict[str, np.ndarray]:
     """The reference outputs; complete, for what is missing would count as verified."""
     path = bundle.reference_path

@@ -47,6 +47,7 @@ class TensorRTExecutor:
 
     def __init__(self, bundle: Bundle, device: Device, plugins: Path, threads: int = 0) -> None:
         trt = self._trt = load_tensorrt()
+        self.version: str = trt.__version__
         self.threads = threads or len(os.sched_getaffinity(0))
         self._said: list[str] = []
         self._logger = _logger(trt, self._said)

@@ -84,12 +84,9 @@ def test_arguments_are_checked(on_cpu: Launchers) -> None:
         on_cpu.nothing(0)
 
 
-def test_libraries_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "libzerograsp_cuda.so").write_bytes(b"")
-    with pytest.raises(ImportError, match="cannot be used .* build them on this machine"):
+    with pytest.raises(ImportError, match="cannot be used on this machine"):
         Launchers(tmp_path / "libzerograsp_cuda.so")
-    with pytest.raises(ImportError, match="cannot be used .*zg_cuda_describe"):
+    with pytest.raises(ImportError, match=r"cannot be used .*zg_cuda_describe"):
         Launchers(Path(ctypes.util.find_library("c") or "libc.so.6"))
-    monkeypatch.setattr(launchers, "LIBRARIES", ("libnothing.so",))
-    with pytest.raises(ImportError, match="not built .expected libnothing.so"):
-        launchers.library_path()

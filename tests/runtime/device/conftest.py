@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cuda_library import library
 from driver_double import CACHE, DriverDouble, build
+from gpu_double import DeferredLaunchers, add_engines
 from pycuda_double import make_modules
+from tensorrt_double import make_module
 
 from zerograsp_edge.runtime import device as device_module
+from zerograsp_edge.runtime import device_perception
+from zerograsp_edge.runtime.bundle import Bundle, load_bundle
 
 # Set by test_pycuda.py for the process in which it runs the other tests again: the stand-in that PyCUDA loads there.
 REAL = os.environ.get("ZEROGRASP_DRIVER_DOUBLE")
@@ -42,3 +50,37 @@ def driver(loaded_double: DriverDouble, monkeypatch: pytest.MonkeyPatch) -> Iter
     if errors:
         raise errors[0]
     assert not violations
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu() -> Path:
+    """The CUDA kernels, compiled for the CPU."""
+    return Path(library()._library._name)
+
+
+@dataclass
+class Gpu:
+    """What the doubles have seen."""
+
+    driver: DriverDouble
+    tensorrt: Any
+    launchers: DeferredLaunchers
+
+
+@pytest.fixture
+def gpu(driver: DriverDouble, cuda_on_cpu: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """This machine has a GPU, with TensorRT and the kernels."""
+    tensorrt = make_module(driver)
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    launchers = DeferredLaunchers(cuda_on_cpu, driver)
+    monkeypatch.setattr(device_perception, "find_library", lambda version, capability: cuda_on_cpu)
+    monkeypatch.setattr(device_perception, "Launchers", lambda path: launchers)
+    return Gpu(driver, tensorrt, launchers)
+
+
+@pytest.fixture(scope="session")
+def tiny_with_engines(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle, with engines; not to be changed."""
+    path = tmp_path_factory.mktemp("engines") / "tiny.zgb"
+    shutil.copytree(tiny_path, path)
+    return add_engines(load_bundle(path))

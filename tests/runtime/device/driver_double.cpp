@@ -173,6 +173,11 @@ API int double_enqueue(Stream* stream, int (*function)()) {
   ++counters["double_enqueue"];
   return enqueue(stream, [function] { return function(); });
 }
+API long long double_pending() {
+  long long pending = 0;
+  for (const Stream* stream : streams) pending += static_cast<long long>(stream->queue.size());
+  return pending;
+}
 API int double_capturing(Stream* stream) { return stream->capture != nullptr; }
 API int double_on_device(Address address, std::size_t size) { return on_device(address, size); }
 API long long double_count(const char* name) { return counters.count(name) ? counters[name] : 0; }
@@ -183,6 +188,7 @@ API void double_configure(std::size_t bytes, int is_integrated) {
 }
 API long long double_used() { return static_cast<long long>(device_bytes); }
 API void double_reset() {
+  for (Stream* stream : streams) stream->queue.clear();
   counters.clear();
   violations.clear();
   failures.clear();
