@@ -18,8 +18,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from zerograsp_edge.export.graph import DOMAIN
-
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 # Operators that stay in float32, and why.
@@ -37,10 +35,10 @@ KEPT = {
 _PATHS = {
     "rgb": "normalises the 8-bit image",
     "positions": "makes angles of coordinates",
-    "noise": "latent vector of an object",
+    "noise": "belongs to an object: its latent vector",
 }
 _PATH_ENDS = {"Conv", "Cos", "Sin", "OcclusionField", "Gather"}
-_POOLED = "mean over all nodes of an object"
+_POOLED = "belongs to an object: mean over all its nodes, and what is made of it"
 
 # Operators that only move values: no layer of their own in the manifest's table.
 _MOVES = {"Concat", "Gather", "Reshape", "Split", "Transpose", "Unsqueeze"}
@@ -123,12 +121,12 @@ def to_half(model: onnx.ModelProto, stage: str, policy: Policy | None = None) ->
     if TensorProto.FLOAT16 in types.values():
         raise PrecisionError(f"{stage}: expected a float32 stage, this one has float16 tensors already")
     reasons = _reasons(graph, stage, types, policy)
+    table = [
+        Layer(node.name, node.op_type, "fp32" if node.name in reasons else "fp16", reasons.get(node.name, ""))
+        for node in layers(graph, types)
+    ]
     _Rewriter(model, stage, types, set(reasons), policy).run()
     onnx.checker.check_model(model)
-    table = []
-    for node in layers(graph, types):
-        why = reasons.get(node.name)
-        table.append(Layer(node.name, node.op_type, "fp16" if why is None else "fp32", why or ""))
     return tuple(table)
 
 
@@ -315,11 +313,3 @@ class _Rewriter:
 
     def _cast(self, source: str, target: str, kind: int) -> None:
         self._nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=kind))
-
-
-def count_casts(model: onnx.ModelProto) -> int:
-    return sum(node.op_type == "Cast" for node in model.graph.node)
-
-
-def custom_nodes(model: onnx.ModelProto) -> int:
-    return sum(node.domain == DOMAIN for node in model.graph.node)

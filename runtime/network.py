@@ -292,11 +292,7 @@ class Network:
                     logits, rows, keys, None if last else parents, forced=forced_splits.get(d), out=self._growth[d],
                     workspace=workspace, threads=threads,
                 )  # fmt: skip
-            if growth.nan_count:
-                raise DecodeError(
-                    f"decoder_{d}: the logits of {growth.nan_count} of {len(keys)} nodes are NaN; "
-                    "run `zerograsp-edge verify`, and export the checkpoint again if it fails"
-                )
+            check_finite_logits(d, growth.nan_count, len(keys))
             if last:
                 break
             keys, parents, rows = growth.next_keys, growth.split_neighbours, None
@@ -317,3 +313,12 @@ def _rows(buffer: np.ndarray, count: int, limit: str) -> np.ndarray:
     if count > len(buffer):
         raise kernels.CapacityError(limit, count, len(buffer))
     return buffer[:count]
+
+
+def check_finite_logits(depth: int, nan_count: int, nodes: int) -> None:
+    """Raises DecodeError when some of a depth's nodes have logits that are NaN."""
+    if nan_count:
+        raise DecodeError(
+            f"decoder_{depth}: the logits of {nan_count} of {nodes} nodes are NaN; "
+            "run `zerograsp-edge verify`, and export the checkpoint again if it fails"
+        )
