@@ -97,9 +97,11 @@ def build_graph(
 
 
 def members(classes: list[str]) -> dict[str, list[str] | None]:
-    """What these classes of the package have; None for one that it lacks."""
+    """What these classes of the package have, and the package itself; None for one that it lacks."""
     trt = load()
-    return {name: sorted(dir(getattr(trt, name))) if hasattr(trt, name) else None for name in classes}
+    places = {"tensorrt": trt, "Severity": trt.ILogger.Severity}
+    found = {name: places.get(name, getattr(trt, name, None)) for name in classes}
+    return {name: None if place is None else sorted(dir(place)) for name, place in found.items()}
 
 
 def interrupted(onnx: str, shapes: dict[str, Any], tensors: dict[str, dict[str, str]]) -> dict[str, Any]:
