@@ -96,6 +96,32 @@ def build_graph(
     return {"bytes": built.plan.nbytes}
 
 
+def parse(graphs: list[str], library: str | None) -> dict[str, Any]:
+    """What plugins make of graphs: dtype and shape of the first output, None where refused; and the creators."""
+    trt = load()
+    builder = make_builder(trt, library)
+    answers: list[Any] = []
+    for graph in graphs:
+        network = builder._builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, builder._logger)
+        parsed = parser.parse_from_file(graph)
+        output = network.get_output(0) if parsed else None
+        answers.append(output and [output.dtype.name, list(output.shape)])
+    creators = {
+        f"{creator.name} {creator.plugin_version}": [
+            [field.name, field.type.name] for field in creator.field_names
+        ]
+        for creator in trt.get_plugin_registry().all_creators
+        if creator.plugin_namespace == stand_ins.NAMESPACE
+    }
+    return {"answers": answers, "creators": creators}
+
+
+def interfaces() -> int:
+    """The major version of TensorRT whose C++ interfaces these are; the flag's number differs between them."""
+    return 10 if int(load().NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 1 else 11
+
+
 def members(classes: list[str]) -> dict[str, list[str] | None]:
     """What these classes of the package have, and the package itself; None for one that it lacks."""
     trt = load()
