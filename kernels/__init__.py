@@ -50,10 +50,12 @@ _MODULE_OF = {
     "points_from_depth": "points",
     "reduce_depth": "segmentation",
     "refine_grasps": "grasp",
+    "round_to_half": "half",
     "split_neighbours": "octree",
     "superpixel_graph": "segmentation",
     "suppress_grasps": "grasp",
     "voxel_features": "points",
+    "widen_half": "half",
 }
 
 __all__ = ["ort_library", *sorted(_MODULE_OF)]

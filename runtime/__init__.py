@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 _MODULE_OF = {
+    "DeviceError": "errors",
     "EndOfFrames": "errors",
     "Frame": "frame",
     "FrameError": "errors",
@@ -22,7 +23,7 @@ _MODULE_OF = {
     "MissingExtra": "errors",
     "Bundle": "bundle",
     "BundleError": "bundle",
-    "LimitError": "pipeline",
+    "LimitError": "errors",
     "ObjectReconstruction": "result",
     "Pipeline": "pipeline",
     "Result": "result",

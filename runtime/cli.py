@@ -31,9 +31,12 @@ COMMANDS: dict[str, Entry | Group] = {
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "build": ("zerograsp_edge.export.build_command", "Build"),
+    "convert": ("zerograsp_edge.calibration.convert_command", "Convert"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
+    "profile": ("zerograsp_edge.runtime.commands.profile", "Profile"),
     "calibrate": Group(
         "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board).",
         {

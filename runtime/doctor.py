@@ -266,11 +266,9 @@ def _nvidia(root: Path) -> list[Check]:
                 ", ".join(part for part in (model, release.split(", GCID")[0].strip("# \n")) if part),
             ),
             _power_mode(root),
-            _python_package(
-                "tensorrt",
-                "sudo apt-get install nvidia-jetpack; virtual environments need --system-site-packages",
+            *_tensorrt(
+                "sudo apt-get install nvidia-jetpack; virtual environments need --system-site-packages"
             ),
-            _python_package("pycuda", install_command("jetson")),
         ]
     query = _output(
         ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
@@ -291,9 +289,38 @@ def _nvidia(root: Path) -> list[Check]:
         ]
     return [
         Check("NVIDIA", "GPU", "ok", "; ".join(line.strip() for line in query.splitlines())),
-        _python_package("tensorrt", "pip install tensorrt"),
+        *_tensorrt("pip install tensorrt"),
+    ]
+
+
+def _tensorrt(fix: str) -> list[Check]:
+    """What building and running engines needs, on a machine with a GPU."""
+    from zerograsp_edge.kernels.tensorrt_plugins import (
+        PluginBuildError,
+        find_headers,
+        find_nvcc,
+        header_version,
+    )
+    from zerograsp_edge.runtime.plugin_library import libraries
+
+    checks = [
+        _python_package("tensorrt", fix),
         _python_package("pycuda", install_command("jetson")),
     ]
+    built = libraries()
+    # What only building needs does not matter once it is done.
+    for name, find in (
+        ("nvcc", lambda: str(find_nvcc())),
+        ("TensorRT headers", lambda: ".".join(map(str, header_version(find_headers())))),
+    ):
+        try:
+            checks.append(Check("NVIDIA", name, "ok", find()))
+        except (PluginBuildError, OSError) as error:
+            missing, _, fix = str(error).partition(": ")
+            checks.append(Check("NVIDIA", name, "missing", missing, fix or str(error)))
+    detail = ", ".join(map(str, built)) or "not built yet for this version of zerograsp-edge"
+    fix = "" if built else "zerograsp-edge build BUNDLE"
+    return [*checks, Check("NVIDIA", "plugin library", "ok" if built else "missing", detail, fix)]
 
 
 def _power_mode(root: Path) -> Check:

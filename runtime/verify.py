@@ -97,13 +97,7 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     """
     bundle = pipeline.bundle
     reference = _load(bundle)
-    frame = Frame(
-        reference["frame/rgb"],
-        reference["frame/depth"],
-        reference["frame/intrinsics"],
-        reference["frame/mask"],
-        name="reference",
-    )
+    frame = _frame(reference)
     depths = bundle.geometry.depths
     forced = {
         d: np.unpackbits(reference[f"split_{d}"])[: len(reference[f"keys_{d}"])].astype(bool) for d in depths
@@ -138,6 +132,34 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     order = list(bundle.stages)
     tensors.sort(key=lambda check: order.index(check.name.split("/")[0]))
     return VerifyReport(pipeline.executor.name, tuple(tensors), tuple(octrees))
+
+
+def reference_frame(bundle: Bundle) -> Frame:
+    """The frame whose outputs the bundle carries.
+
+    Raises:
+        BundleError: it carries no usable reference outputs.
+    """
+    return _frame(_load(bundle))
+
+
+def _frame(reference: dict[str, np.ndarray]) -> Frame:
+    rgb, depth, intrinsics, mask = (reference[f"frame/{n}"] for n in ("rgb", "depth", "intrinsics", "mask"))
+    return Frame(rgb, depth, intrinsics, mask, name="reference")
+
+
+def reference_frame(bundle: Bundle) -> Frame:
+    """The frame whose outputs the bundle carries.
+
+    Raises:
+        BundleError: the bundle carries no usable reference outputs.
+    """
+    return _frame(_load(bundle))
+
+
+def _frame(reference: dict[str, np.ndarray]) -> Frame:
+    parts = (reference[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask"))
+    return Frame(*parts, name="reference")
 
 
 def _load(bundle: Bundle) -> dict[str, np.ndarray]:

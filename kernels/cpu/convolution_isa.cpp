@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/half_lanes.h"
 #include "cpu/row_list.h"
 #include "cpu/simd.h"
 
@@ -279,6 +280,24 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
   });
 }
 
+constexpr std::int64_t kConvertedAtOnce = 32768;  // elements a task converts
+
+void widen_all(const Half* from, float* to, std::int64_t count, const Parallel& parallel) {
+  for_tiles(count, kConvertedAtOnce, parallel, [&](std::int64_t first, int size) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) store(to + first + i, HalfLanes<Vec, IntVec>::load(from + first + i));
+    for (; i < size; ++i) to[first + i] = widen(from[first + i]);
+  });
+}
+
+void narrow_all(const float* from, Half* to, std::int64_t count, const Parallel& parallel) {
+  for_tiles(count, kConvertedAtOnce, parallel, [&](std::int64_t first, int size) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) HalfLanes<Vec, IntVec>::store(to + first + i, load(from + first + i));
+    for (; i < size; ++i) to[first + i] = narrow(from[first + i]);
+  });
+}
+
 }  // namespace
 
 #define ZG_CONCAT_(a, b) a##b
@@ -287,7 +306,8 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
 #define ZG_STRING(a) ZG_STRING_(a)
 
 const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
-  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid};
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid,
+                                          &widen_all, &narrow_all};
   return kernels;
 }
 

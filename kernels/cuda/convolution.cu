@@ -24,34 +24,36 @@ std::size_t matrix_bytes(std::int32_t type, std::int64_t rows, int columns) {
 
 using namespace zerograsp::cuda;
 
-int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
+int zg_cuda_octree_conv(int32_t type, const void* x, int64_t x_rows, const int32_t* neighbours, int32_t taps, int64_t n,
                         const int32_t* n_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
                         int32_t activation, void* y, CUstream_st* stream) {
   return with_float_type("type", type, [&](auto element) {
     auto p = product_of<decltype(element)>(x, n, n_count, weight, bias, taps, cin, cout, activation, y);
-    p.source = RowSource::kTable, p.index = neighbours;
+    ZG_TRY(take_rows(p, RowSource::kTable, neighbours, x_rows));
     return check_and_multiply(p, stream);
   });
 }
 
-int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* children, int64_t n, const int32_t* n_count,
+int zg_cuda_octree_downsample(int32_t type, const void* x, int64_t x_rows, const int32_t* children, int64_t n, const int32_t* n_count,
                               const void* weight, const float* bias, int32_t cin, int32_t cout, int32_t activation,
                               void* y, CUstream_st* stream) {
   return with_float_type("type", type, [&](auto element) {
     auto p = product_of<decltype(element)>(x, n, n_count, weight, bias, 8, cin, cout, activation, y);
-    p.source = RowSource::kSiblings, p.index = children;
+    ZG_TRY(take_rows(p, RowSource::kSiblings, children, x_rows));
     return check_and_multiply(p, stream);
   });
 }
 
-int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_rows, int64_t splits,
+int zg_cuda_octree_upsample(int32_t type, const void* x, int64_t x_rows, const int32_t* split_rows, int64_t splits,
                             const int32_t* splits_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
-                            int32_t activation, const void* skip, const int32_t* skip_index, void* y, CUstream_st* stream) {
+                            int32_t activation, const void* skip, int64_t skip_rows, const int32_t* skip_index, void* y,
+                            CUstream_st* stream) {
   return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
     auto p = product_of<T>(x, splits, splits_count, weight, bias, 1, cin, cout, activation, y);
-    p.source = RowSource::kListed, p.index = split_rows, p.children = 8;
-    p.skip = {static_cast<const T*>(skip)}, p.skip_index = skip_index;
+    ZG_TRY(take_rows(p, RowSource::kListed, split_rows, x_rows));
+    p.children = 8;
+    ZG_TRY(add_skip(p, {static_cast<const T*>(skip)}, skip_index, skip_rows));
     return check_and_multiply(p, stream);
   });
 }
@@ -90,7 +92,7 @@ int zg_cuda_octree_residual(int32_t type, const void* x, const int32_t* neighbou
   void* first = workspace;
   void* second = static_cast<char*>(workspace) + matrix_bytes(type, n, hidden);
   ZG_TRY(zg_cuda_octree_linear(type, x, n, n_count, wa, ba, cin, hidden, kZgGelu, first, stream));
-  ZG_TRY(zg_cuda_octree_conv(type, first, neighbours, taps, n, n_count, w3, b3, hidden, hidden, kZgGelu, second, stream));
+  ZG_TRY(zg_cuda_octree_conv(type, first, n, neighbours, taps, n, n_count, w3, b3, hidden, hidden, kZgGelu, second, stream));
   return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
     auto p = product_of<T>(second, n, n_count, wb, bb, 1, hidden, cout, kZgElu, y);

@@ -75,35 +75,36 @@ int zg_cuda_quantize(int32_t type, const void* x, int64_t n, const int32_t* n_co
   });
 }
 
-int zg_cuda_octree_conv_int8(const int8_t* x, float x_scale, const int32_t* neighbours, int32_t taps, int64_t n,
+int zg_cuda_octree_conv_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* neighbours, int32_t taps, int64_t n,
                              const int32_t* n_count, const int8_t* weight, const float* weight_scale, const float* bias,
                              int32_t cin, int32_t cout, int32_t activation, int32_t type, float y_scale, void* y,
                              CUstream_st* stream) {
   auto p = product_of(x, x_scale, n, n_count, weight, weight_scale, bias, taps, cin, cout, activation, type, y_scale, y);
-  p.source = RowSource::kTable, p.index = neighbours;
+  ZG_TRY(take_rows(p, RowSource::kTable, neighbours, x_rows));
   return check_scales_and_multiply(p, stream);
 }
 
-int zg_cuda_octree_downsample_int8(const int8_t* x, float x_scale, const int32_t* children, int64_t n, const int32_t* n_count,
+int zg_cuda_octree_downsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* children, int64_t n, const int32_t* n_count,
                                    const int8_t* weight, const float* weight_scale, const float* bias, int32_t cin, int32_t cout,
                                    int32_t activation, int32_t type, float y_scale, void* y, CUstream_st* stream) {
   auto p = product_of(x, x_scale, n, n_count, weight, weight_scale, bias, 8, cin, cout, activation, type, y_scale, y);
-  p.source = RowSource::kSiblings, p.index = children;
+  ZG_TRY(take_rows(p, RowSource::kSiblings, children, x_rows));
   return check_scales_and_multiply(p, stream);
 }
 
-int zg_cuda_octree_upsample_int8(const int8_t* x, float x_scale, const int32_t* split_rows, int64_t splits,
+int zg_cuda_octree_upsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* split_rows, int64_t splits,
                                  const int32_t* splits_count, const int8_t* weight, const float* weight_scale, const float* bias,
                                  int32_t cin, int32_t cout, int32_t activation, int32_t skip_type, float skip_scale,
-                                 const void* skip, const int32_t* skip_index, int32_t type, float y_scale, void* y,
+                                 const void* skip, int64_t skip_rows, const int32_t* skip_index, int32_t type, float y_scale, void* y,
                                  CUstream_st* stream) {
   if (skip != nullptr) {
     ZG_TRY(expect_type("skip_type", skip_type));
     if (skip_type == kZgInt8) ZG_TRY(expect_scale("skip_scale", skip_scale));
   }
   auto p = product_of(x, x_scale, splits, splits_count, weight, weight_scale, bias, 1, cin, cout, activation, type, y_scale, y);
-  p.source = RowSource::kListed, p.index = split_rows, p.children = 8;
-  p.skip = {skip, skip_type, skip_scale}, p.skip_index = skip_index;
+  ZG_TRY(take_rows(p, RowSource::kListed, split_rows, x_rows));
+  p.children = 8;
+  ZG_TRY(add_skip(p, {skip, skip_type, skip_scale}, skip_index, skip_rows));
   return check_scales_and_multiply(p, stream);
 }
 
@@ -153,7 +154,7 @@ int zg_cuda_octree_residual_int8(const int8_t* x, float x_scale, const int32_t* 
   auto* shortcut = reinterpret_cast<float*>(second + matrix_bytes(n, hidden, 1));
   ZG_TRY(zg_cuda_octree_linear_int8(x, x_scale, n, n_count, wa, wa_scale, ba, cin, hidden, kZgGelu, kZgInt8, first_scale, first,
                                     stream));
-  ZG_TRY(zg_cuda_octree_conv_int8(first, first_scale, neighbours, taps, n, n_count, w3, w3_scale, b3, hidden, hidden, kZgGelu,
+  ZG_TRY(zg_cuda_octree_conv_int8(first, first_scale, n, neighbours, taps, n, n_count, w3, w3_scale, b3, hidden, hidden, kZgGelu,
                                   kZgInt8, second_scale, second, stream));
   auto p = product_of(second, second_scale, n, n_count, wb, wb_scale, bb, 1, hidden, cout, kZgElu, type, y_scale, y);
   p.residual = {x, kZgInt8, x_scale};

@@ -19,7 +19,8 @@ namespace cuda {
 
 constexpr int kMaxTaps = 27;
 
-// Which row of x output row i takes through tap k.
+// Which row of x output row i takes through tap k. An index that is none of x's rows counts as -1: whatever a table holds,
+// nothing outside x is read.
 enum class RowSource {
   kTable,     // index[k * n + i], -1: none
   kListed,    // index[i]
@@ -117,6 +118,7 @@ struct Product {
   Operand<T> main, extra;  // extra.taps is 0 or 1, its rows are the output's own
   RowSource source;
   const std::int32_t* index;
+  std::uint32_t indexed_rows;  // of main.x
   int resolution;             // of the grids
   Extent rows;                // of the product
   int children;               // 8: output row 8 i + c is row i through weight c; else 1
@@ -127,6 +129,7 @@ struct Product {
   Activation activation;
   Features<T> skip;           // rows of cout or null: added after the activation,
   const std::int32_t* skip_index;  // (children * rows) row of skip, -1: none
+  std::uint32_t skip_rows;
   Destination<T> y;           // (children * rows, cout)
 };
 
@@ -137,13 +140,18 @@ __device__ __forceinline__ std::int32_t grid_row(std::int64_t row, int tap, int 
   return static_cast<std::int32_t>(row - cell + (x * r + y) * r + z);
 }
 
+// The index, or -1 where it is none of 0..rows - 1.
+__device__ __forceinline__ std::int32_t within(std::int32_t index, std::uint32_t rows) {
+  return static_cast<std::uint32_t>(index) < rows ? index : -1;
+}
+
 template <class T>
 __device__ __forceinline__ std::int32_t source_row(const Product<T>& p, std::int64_t row, int tap) {
   switch (p.source) {
-    case RowSource::kTable: return p.index[tap * p.rows.capacity + row];
-    case RowSource::kListed: return p.index[row];
+    case RowSource::kTable: return within(p.index[tap * p.rows.capacity + row], p.indexed_rows);
+    case RowSource::kListed: return within(p.index[row], p.indexed_rows);
     case RowSource::kSiblings: {
-      const std::int32_t rank = p.index[row];
+      const std::int32_t rank = within(p.index[row], p.indexed_rows / 8);
       return rank < 0 ? -1 : 8 * rank + tap;
     }
     case RowSource::kGrid: return grid_row(row, tap, p.resolution);
@@ -256,7 +264,7 @@ __device__ __forceinline__ void write_slice(const Product<T>& p, const float* fr
     const int r = i / kPairs, c = i % kPairs * 2, column = first_column + c;
     const std::int64_t at = first_row + Sum::row_of(slice, r), row = at * p.children + child;
     if (at >= rows || column >= p.cout) continue;
-    const std::int32_t skip_row = p.skip.there() ? p.skip_index[row] : -1;
+    const std::int32_t skip_row = p.skip.there() ? within(p.skip_index[row], p.skip_rows) : -1;
     const float* sums = from + r * Tile<T, kColumns>::kStride + c;
     const std::int64_t to = row * p.cout + column;
     const float first = finish(p, sums[0], row, column, skip_row);
@@ -397,6 +405,20 @@ Product<T> product(const void* x, std::int64_t n, const std::int32_t* n_count, c
   p.children = 1, p.cout = cout, p.bias = bias, p.activation = static_cast<Activation>(activation);
   p.y = y;
   return p;
+}
+
+template <class T>
+int take_rows(Product<T>& p, RowSource source, const std::int32_t* index, std::int64_t x_rows) {
+  ZG_TRY(expect_size("x_rows", x_rows, 0, kMaxRows));
+  p.source = source, p.index = index, p.indexed_rows = static_cast<std::uint32_t>(x_rows);
+  return 0;
+}
+
+template <class T>
+int add_skip(Product<T>& p, const Features<T>& skip, const std::int32_t* index, std::int64_t skip_rows) {
+  if (skip.there()) ZG_TRY(expect_size("skip_rows", skip_rows, 0, kMaxRows));
+  p.skip = skip, p.skip_index = index, p.skip_rows = static_cast<std::uint32_t>(skip.there() ? skip_rows : 0);
+  return 0;
 }
 
 template <class T>

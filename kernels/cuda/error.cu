@@ -22,6 +22,10 @@ int invalid(const char* format, ...) {
 
 const char* zg_cuda_error(void) { return zerograsp::cuda::last_error; }
 
+const char* zg_cuda_error_text(int code) {
+  return code == cudaErrorInvalidValue ? zg_cuda_error() : cudaGetErrorString(static_cast<cudaError_t>(code));
+}
+
 const char* zg_cuda_describe(int32_t status) {
   if (status & kZgSplitsExceeded) return "more nodes split than the buffers hold: raise the limit of nodes";
   if (status & kZgRowOutOfRange) return "rows: expected indices of rows of the logits";

@@ -53,8 +53,10 @@ class Run:
     crop: tuple[int, int, int, int] | None = None
     """Keep rows TOP to BOTTOM and columns LEFT to RIGHT (ends exclusive) of the pictures; the camera file is for the
     pictures before cropping."""
+    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """What runs the stages; auto: TensorRT where it can be used."""
     threads: int = 0
-    """Threads of the CPU executor; 0 takes all cores."""
+    """CPU threads; 0 takes all cores."""
     mesh: bool = True
     """Also write mesh.glb (needs the extra `mesh`)."""
     repeat: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -73,7 +75,7 @@ class Run:
         bundle = load_bundle(self.bundle)
         frames = self._frames()
         with console.status(f"loading {self.bundle}"):
-            pipeline = Pipeline(bundle, threads=self.threads, segmenter=self._segmenter(bundle.limits.max_objects))
+            pipeline = Pipeline(bundle, self.backend, threads=self.threads, segmenter=self._segmenter(bundle.limits.max_objects))
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
         single = len(frames) == 1

@@ -151,6 +151,19 @@ def test_more_nodes_than_the_limit(
             Pipeline(load_bundle(bundle_copy), threads=2)(frame)
 
 
+def test_more_tokens_than_the_limit(
+    bundle_copy: Path, edit_manifest: EditManifest, frame: Frame, pipeline: Pipeline, same_result: SameResult
+) -> None:
+    taps: dict[str, np.ndarray] = {}
+    pipeline.run(frame, taps=taps)
+    needed = len(taps["input_keys_3"])
+    edit_manifest(bundle_copy, lambda m: m["limits"].update(max_tokens=needed))
+    same_result(Pipeline(load_bundle(bundle_copy), threads=2)(frame), pipeline(frame))
+    edit_manifest(bundle_copy, lambda m: m["limits"].update(max_tokens=needed - 8))
+    with pytest.raises(LimitError, match=rf"limit max_tokens = {needed - 8}: .*{needed} needed.*--max-tokens"):
+        Pipeline(load_bundle(bundle_copy), threads=2)(frame)
+
+
 # Objects that cannot be reconstructed
 
 

@@ -101,8 +101,8 @@ def conv(
     cout, _, cin = weight.shape
     y = empty(kind, n + (spare or 0), cout)
     cuda.octree_conv_int8(
-        x, x_scale, padded(rows, spare), taps, len(y), None if spare is None else count_of(n), weight, weight_scale,
-        bias, cin, cout, ACTIVATIONS[act], kind, y_scale, y,
+        x, x_scale, len(x), padded(rows, spare), taps, len(y), None if spare is None else count_of(n), weight,
+        weight_scale, bias, cin, cout, ACTIVATIONS[act], kind, y_scale, y,
     )  # fmt: skip
     return y
 
@@ -170,8 +170,8 @@ def test_downsample(
     x, x_scale = quantized_features(rng, 8 * split, cin)
     y = empty(kind, nodes + (spare or 0), cout)
     cuda.octree_downsample_int8(
-        x, x_scale, padded(children, spare), len(y), None if spare is None else count_of(nodes), weight, weight_scale,
-        bias, cin, cout, ACTIVATIONS[act], kind, Y_SCALE, y,
+        x, x_scale, len(x), padded(children, spare), len(y), None if spare is None else count_of(nodes), weight,
+        weight_scale, bias, cin, cout, ACTIVATIONS[act], kind, Y_SCALE, y,
     )  # fmt: skip
     compare(kind, y, twin.octree_downsample_int8(x, x_scale, children, weight, weight_scale, bias, act))
 
@@ -204,8 +204,9 @@ def test_upsample(
         skip = skip.astype(TYPES[skip_kind])
     y = empty(kind, 8 * (splits + (spare or 0)), cout)
     cuda.octree_upsample_int8(
-        x, x_scale, padded(split_rows, spare), len(y) // 8, None if spare is None else count_of(splits), weight,
+        x, x_scale, len(x), padded(split_rows, spare), len(y) // 8, None if spare is None else count_of(splits), weight,
         weight_scale, bias, cin, cout, ACTIVATIONS[act], skip_kind or 0, skip_scale, skip,
+        0 if skip is None else len(skip),
         None if skip_index is None else padded(skip_index, 8 * spare if spare else None), kind, Y_SCALE, y,
     )  # fmt: skip
     expected = twin.octree_upsample_int8(
