@@ -63,7 +63,9 @@ class Convert:
             table.add_row(*line)
         console.print(table)
         largest, extent = max(ranges.items(), key=lambda item: item[1].largest)
-        console.print(f"largest value in {self.frames + 1} frames: {extent.largest:.4g} ({largest}); 65504 fit")
+        console.print(
+            f"largest value in {self.frames + 1} frames: {extent.largest:.4g} ({largest}); 65504 fit"
+        )
         for name, extent in flushed_most(ranges):
             console.print(f"{name}: {extent.flushed:.2%} become zero, the largest is {extent.largest:.3g}")
         before, after = (sum(f.stat().st_size for f in b.path.iterdir()) / 1e6 for b in (source, converted))

@@ -40,7 +40,9 @@ def convert_to_half(
         BundleError: the source is not float32, or the folder exists.
     """
     if others := sorted({s.precision for s in source.stages.values()} - {"fp32"}):
-        raise BundleError(f"{source.path}: expected a bundle of fp32 stages to convert, got {', '.join(others)}")
+        raise BundleError(
+            f"{source.path}: expected a bundle of fp32 stages to convert, got {', '.join(others)}"
+        )
     with bundle_folder(path, overwrite=overwrite) as folder:
         stages = {}
         for name, stage in source.stages.items():

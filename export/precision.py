@@ -1,9 +1,9 @@
-"""The precision of every layer, decided in the graph: which type a node computes in is said by the types of its inputs.
+"""The precision of every layer, decided in the graph: the types of a node's inputs say which type it computes in.
 
-A stage of float32 becomes one of mixed precision by explicit Cast nodes, in opset 17, so that it means the same to every
-executor and is tested where it runs. Layers compute in float16 on float16 weights unless there is a reason, which
-the manifest records: what squares or exponentiates (LayerNorm, softmax), what decides (occupancy logits, signed distance),
-what is a coordinate, and what was seen to leave float16's range (`Policy.keep`).
+A stage of float32 becomes one of mixed precision by explicit Cast nodes, in opset 17, so that it means the same to
+every executor and can be tested on any. Layers compute in float16 on float16 weights unless there is a reason, which
+the manifest records: what squares or exponentiates (LayerNorm, softmax), what decides (occupancy logits, signed
+distance), what is a coordinate, and what was seen to leave float16's range (`Policy.keep`).
 
 Between stages features are float16; occupancy logits, signal, latent and everything geometric stay float32.
 """
@@ -55,7 +55,7 @@ _FLOAT_INPUTS = {
 }
 _INTEGER_OUTPUT = {"Shape", "Equal", "OctreeNeighbor", "OctreeAlign"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_SUFFIX = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+_SUFFIX: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
 class PrecisionError(ValueError):
@@ -172,9 +172,7 @@ def layers(graph: onnx.GraphProto, types: Mapping[str, int]) -> list[onnx.NodePr
     ]  # fmt: skip
 
 
-def _reasons(
-    graph: onnx.GraphProto, stage: str, types: Mapping[str, int], policy: Policy
-) -> dict[str, str]:
+def _reasons(graph: onnx.GraphProto, stage: str, types: Mapping[str, int], policy: Policy) -> dict[str, str]:
     """Name of every node that stays in float32, and why."""
     why: dict[str, str] = {}
     for node in graph.node:
@@ -233,7 +231,12 @@ class _Rewriter:
     """Writes a graph's nodes anew, with casts where a value is needed in another type than it has."""
 
     def __init__(
-        self, model: onnx.ModelProto, stage: str, types: Mapping[str, int], float_nodes: set[str], policy: Policy
+        self,
+        model: onnx.ModelProto,
+        stage: str,
+        types: Mapping[str, int],
+        float_nodes: set[str],
+        policy: Policy,
     ) -> None:
         self._graph = model.graph
         self._stage = stage
