@@ -40,7 +40,7 @@ class Convert:
 
         require("onnx", "export")
         from zerograsp_edge.calibration.activations import activation_ranges, beyond_half, flushed_most
-        from zerograsp_edge.export.convert import convert_to_half, precision_table
+        from zerograsp_edge.export.convert import convert, precision_table
         from zerograsp_edge.export.precision import Policy
         from zerograsp_edge.runtime.bundle import load_bundle
 
@@ -50,7 +50,7 @@ class Convert:
             ranges = activation_ranges(source, check_frames(source, self.frames), progress=status.update)
             found = beyond_half(source, ranges)
             policy = Policy({**found, **dict.fromkeys(self.keep, "asked for")})
-            converted = convert_to_half(
+            converted = convert(
                 source,
                 self.out,
                 policy,

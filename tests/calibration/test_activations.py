@@ -13,7 +13,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 
 from zerograsp_edge.calibration.activations import Range, activation_ranges, beyond_half, flushed_most  # noqa: E402
-from zerograsp_edge.export.convert import convert_to_half  # noqa: E402
+from zerograsp_edge.export.convert import convert  # noqa: E402
 from zerograsp_edge.export.precision import Policy, uncast_weights  # noqa: E402
 from zerograsp_edge.runtime.bundle import MANIFEST, Bundle, load_bundle, seal, sha256  # noqa: E402
 from zerograsp_edge.runtime.cli import main  # noqa: E402
@@ -63,7 +63,7 @@ def test_a_tensor_that_overflows_is_found_and_kept(tmp_path: Path) -> None:
     bundle = with_scaled_weight(tmp_path / "a.zgb", "octree_encoder", "OctreeDownsample", 1, 2, 3e5)
     single = outputs(bundle)
     assert np.isfinite(single["octree_encoder/skip_5"]).all()
-    blind = convert_to_half(bundle, tmp_path / "blind.zgb")
+    blind = convert(bundle, tmp_path / "blind.zgb")
     try:
         ruined = not all(
             np.isfinite(a).all() for n, a in outputs(blind).items() if n.startswith("octree_encoder/")
@@ -75,7 +75,7 @@ def test_a_tensor_that_overflows_is_found_and_kept(tmp_path: Path) -> None:
     found = beyond_half(bundle, ranges)
     node = next(n for n in found if "OctreeDownsample" in n)
     assert "reached" in found[node] and "in reference" in found[node]
-    kept = convert_to_half(bundle, tmp_path / "kept.zgb", Policy(found))
+    kept = convert(bundle, tmp_path / "kept.zgb", Policy(found))
     half = outputs(kept)
     for name in ("octree_encoder/skip_5", "octree_encoder/tokens"):
         error = np.abs(half[name] - single[name]).max() / np.abs(single[name]).max()

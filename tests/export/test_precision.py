@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from zerograsp_edge.export.convert import convert_to_half, precision_table  # noqa: E402
+from zerograsp_edge.export.convert import convert, precision_table  # noqa: E402
 from zerograsp_edge.export.expand import expand_blocks  # noqa: E402
 from zerograsp_edge.export.graph import GraphBuilder  # noqa: E402
 from zerograsp_edge.export.precision import (  # noqa: E402
@@ -41,7 +41,7 @@ def edge() -> Bundle:
 
 @pytest.fixture(scope="module")
 def half(edge: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return convert_to_half(edge, tmp_path_factory.mktemp("half") / "edge16.zgb")
+    return convert(edge, tmp_path_factory.mktemp("half") / "edge16.zgb")
 
 
 def stage(bundle: Bundle, name: str) -> onnx.ModelProto:
@@ -156,7 +156,7 @@ def test_the_manifest_says_what_computes_in_what(half: Bundle) -> None:
 
 def test_policy_keeps_layers_and_passed_tensors(edge: Bundle, tmp_path: Path) -> None:
     policy = Policy({"decoder_4/OctreeResidual_*": "asked for", "octree_encoder/skip_5": "asked for"})
-    bundle = convert_to_half(edge, tmp_path / "a.zgb", policy)
+    bundle = convert(edge, tmp_path / "a.zgb", policy)
     kept = [
         line for line in bundle.manifest["stages"]["decoder_4"]["layers"] if line.get("why") == "asked for"
     ]
@@ -228,7 +228,7 @@ def test_convolutions_of_an_image_and_their_normalisation() -> None:
 
 def test_half_is_refused_as_a_source(half: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a bundle of fp32 stages to convert, got fp16"):
-        convert_to_half(half, tmp_path / "again.zgb")
+        convert(half, tmp_path / "again.zgb")
     with pytest.raises(PrecisionError, match="float16 tensors already"):
         to_half(stage(half, "decoder_4"), "decoder_4")
     assert list(tmp_path.iterdir()) == []
