@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +55,14 @@ class Int8Config:
     """Error that int8 may cause in any output of a stage, root mean square, relative to the output's own."""
     sensitivity_frames: int = 2
     """Frames, of all, on which errors are measured."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percentile <= 100:
+            raise CalibrationError(f"percentile: expected more than 0 to 100, got {self.percentile}")
+        if not self.budget >= 0:
+            raise CalibrationError(f"budget: expected 0 or more, got {self.budget}")
+        if self.sensitivity_frames < 1:
+            raise CalibrationError(f"sensitivity_frames: expected 1 or more, got {self.sensitivity_frames}")
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ def calibrate_int8(
     frames: Sequence[Frame],
     config: Int8Config | None = None,
     *,
+    only: Collection[str] | None = None,
     threads: int = 0,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Int8Calibration:
@@ -141,49 +152,76 @@ def calibrate_int8(
     Args:
         bundle: of float32 stages.
         frames: with masks; the more they are like those of the deployment, the better.
+        only: stages to look at; None: all.
 
     Raises:
         CalibrationError: no frames, or the bundle is not float32.
     """
     config = config or Int8Config()
+    recorded: dict[str, list[Arrays]] = {}
+
+    def record(stage: str, inputs: Arrays) -> None:
+        kept = recorded.setdefault(stage, [])
+        if len(kept) < config.sensitivity_frames:
+            kept.append({name: array.copy() for name, array in inputs.items()})
+
+    largest = calibrate_ranges(
+        bundle, frames, config, only=only, threads=threads, progress=progress, show=record
+    )
+    results = {
+        name: _choose(
+            _float_stage(bundle, name), name, values, recorded[name], bundle.stages[name].outputs, config, threads,
+            progress,
+        )
+        for name, values in largest.items()
+    }  # fmt: skip
+    return Int8Calibration(calibration_key(bundle, frames, config), results)
+
+
+def calibrate_ranges(
+    bundle: Bundle,
+    frames: Sequence[Frame],
+    config: Int8Config,
+    *,
+    only: Collection[str] | None = None,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda step: None,
+    show: Callable[[str, Arrays], None] = lambda stage, inputs: None,
+) -> dict[str, dict[str, float]]:
+    """Per stage with layers to quantise, and value, the magnitude that becomes 127.
+
+    Args:
+        show: gets the stages' inputs of every frame.
+
+    Raises:
+        CalibrationError: no frames, or the bundle is not float32.
+    """
     if not frames:
         raise CalibrationError("int8: expected frames to calibrate with, got none")
     if others := sorted({s.precision for s in bundle.stages.values()} - {"fp32"}):
         raise CalibrationError(f"{bundle.path}: expected fp32 stages, got {', '.join(others)}")
-    stages = {
-        name: model
-        for name in bundle.stages
-        if quantisable(model := _whole(onnx.load(str(bundle.stage_path(name)))), name)
-    }
-    recorded: dict[str, list[Arrays]] = {name: [] for name in stages}
     with tempfile.TemporaryDirectory() as folder:
-        calibrators = {
-            name: _calibrator(_copy(model), Path(folder) / name, config) for name, model in stages.items()
-        }
-        current = 0
+        calibrators = {}
+        for name in bundle.stages:
+            model = _float_stage(bundle, name)
+            if (only is None or name in only) and quantisable(model, name):
+                calibrators[name] = _calibrator(model, Path(folder) / name, config)
 
-        def show(stage: str, inputs: Arrays) -> None:
-            if stage not in stages:
-                return
-            calibrators[stage].collect_data(_One(dict(inputs)))
-            if current < config.sensitivity_frames:
-                recorded[stage].append({name: array.copy() for name, array in inputs.items()})
+        def collect(stage: str, inputs: Arrays) -> None:
+            if stage in calibrators:
+                with redirect_stdout(StringIO()):  # ONNX Runtime reports there
+                    calibrators[stage].collect_data(_One(dict(inputs)))
+                show(stage, inputs)
 
-        pipeline = Pipeline(bundle, Recorder(OnnxRuntimeExecutor(bundle, threads), show))
+        pipeline = Pipeline(bundle, Recorder(OnnxRuntimeExecutor(bundle, threads), collect))
         for i, frame in enumerate(frames):
-            current = i
             progress(f"ranges: frame {i + 1} of {len(frames)}")
             pipeline(frame)
-        largest = {name: _largest(calibrator) for name, calibrator in calibrators.items()}
-    results = {}
-    for name, model in stages.items():
-        results[name] = _choose(
-            model, name, largest[name], recorded[name], bundle.stages[name].outputs, config, threads, progress
-        )
-    return Int8Calibration(calibration_key(bundle, frames, config), results)
+        return {name: _largest(calibrator) for name, calibrator in calibrators.items()}
 
 
-def _whole(model: onnx.ModelProto) -> onnx.ModelProto:
+def _float_stage(bundle: Bundle, name: str) -> onnx.ModelProto:
+    model = onnx.load(str(bundle.stage_path(name)))
     uncast_weights(model)
     return model
 
@@ -224,7 +262,7 @@ def _calibrator(model: onnx.ModelProto, path: Path, config: Int8Config) -> Any:
     onnx.save(model, str(file))
     base, options = {
         "minmax": (calibrate.MinMaxCalibrater, {"symmetric": True}),
-        "entropy": (calibrate.EntropyCalibrater, {"symmetric": True, "num_bins": 2048}),
+        "entropy": (calibrate.EntropyCalibrater, {"symmetric": True, "num_bins": 512}),
         "percentile": (
             calibrate.PercentileCalibrater,
             {"symmetric": True, "num_bins": 8192, "percentile": config.percentile},
@@ -245,7 +283,9 @@ def _calibrator(model: onnx.ModelProto, path: Path, config: Int8Config) -> Any:
 
 def _largest(calibrator: Any) -> dict[str, float]:
     largest = {}
-    for name, data in calibrator.compute_data().items():
+    with redirect_stdout(StringIO()):
+        computed = calibrator.compute_data()
+    for name, data in computed.items():
         low, high = data.range_value
         largest[name] = float(max(abs(np.max(high)), abs(np.min(low))))
     return largest
