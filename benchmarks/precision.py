@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +108,7 @@ def enough_frames(bundle: Bundle, doublings: int) -> list[Figure]:
         found = calibrate_ranges(bundle, frames[: 2**i], Int8Config())
         ranges.append({(stage, value): m for stage, values in found.items() for value, m in values.items()})
     moved = []
-    for i, (few, more) in enumerate(zip(ranges, ranges[1:], strict=False)):
+    for i, (few, more) in enumerate(pairwise(ranges)):
         change = [abs(more[v] / few[v] - 1) for v in more if few[v] > 0]
         name = f"int8: ranges move from {2**i} to {2 ** (i + 1)} frames, 90th percentile"
         moved.append(figure(name, 100 * float(np.percentile(change, 90)), "%"))
@@ -123,27 +125,23 @@ def convolutions(repetitions: int) -> list[Figure]:
         w = rng.standard_normal((27, channels, channels)).astype(np.float32)
         bias = np.zeros(channels, np.float32)
         single, integer = PackedWeight(w, bias), PackedInt8(*quantize_weight(w), bias, 0.03)
-        fastest = [np.inf, np.inf]
-        for _ in range(repetitions):
-            for i, run in enumerate(
-                (
-                    lambda: octree_conv(x, neighbours, single, "gelu", trusted=True, threads=1),
-                    lambda: octree_conv_int8(x, neighbours, integer, "gelu", trusted=True, threads=1),
-                )
-            ):
-                start = time.perf_counter()
-                run()
-                fastest[i] = min(fastest[i], 1e3 * (time.perf_counter() - start))
-        results.append(
-            figure(
-                f"int8 convolution, {channels} channels",
-                fastest[1],
-                "ms",
-                peer="float32",
-                peer_value=fastest[0],
-            )
-        )
+        in_float = partial(octree_conv, x, neighbours, single, "gelu", trusted=True, threads=1)
+        in_int8 = partial(octree_conv_int8, x, neighbours, integer, "gelu", trusted=True, threads=1)
+        peer, ours = interleaved((in_float, in_int8), repetitions)
+        name = f"int8 convolution, {channels} channels"
+        results.append(figure(name, ours, "ms", peer="float32", peer_value=peer))
     return results
+
+
+def interleaved(runs: tuple[Callable[[], object], ...], repetitions: int) -> list[float]:
+    """Milliseconds of the fastest of each, measured in turn."""
+    fastest = [np.inf] * len(runs)
+    for _ in range(repetitions):
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            run()
+            fastest[i] = min(fastest[i], 1e3 * (time.perf_counter() - start))
+    return fastest
 
 
 def shell() -> np.ndarray:

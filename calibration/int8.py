@@ -260,22 +260,24 @@ def _calibrator(model: onnx.ModelProto, path: Path, config: Int8Config) -> Any:
     )
     file = path.with_suffix(".onnx")
     onnx.save(model, str(file))
-    base, options = {
-        "minmax": (calibrate.MinMaxCalibrater, {"symmetric": True}),
-        "entropy": (calibrate.EntropyCalibrater, {"symmetric": True, "num_bins": 512}),
+    methods: dict[str, tuple[Any, dict[str, float]]] = {
+        "minmax": (calibrate.MinMaxCalibrater, {}),
+        "entropy": (calibrate.EntropyCalibrater, {"num_bins": 512}),
         "percentile": (
             calibrate.PercentileCalibrater,
-            {"symmetric": True, "num_bins": 8192, "percentile": config.percentile},
+            {"num_bins": 8192, "percentile": config.percentile},
         ),
-    }[config.method]
+    }
+    base, options = methods[config.method]
 
     class WithCustomNodes(base):  # type: ignore[misc, valid-type]
         def create_inference_session(self) -> None:
             self.infer_session = _session(self.augmented_model_path, optimise=False)
 
     calibrator = WithCustomNodes(
-        file, [*STANDARD, *CUSTOM], augmented_model_path=str(path.with_suffix(".augmented.onnx")), **options
-    )
+        file, [*STANDARD, *CUSTOM], augmented_model_path=str(path.with_suffix(".augmented.onnx")),
+        symmetric=True, **options,
+    )  # fmt: skip
     calibrator.augment_graph()
     calibrator.create_inference_session()
     return calibrator

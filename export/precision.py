@@ -314,12 +314,11 @@ class _Rewriter:
         fixed = _FLOAT_INPUTS.get(node.op_type, ())
         for i, name in enumerate(source.input):
             if name and self._types[name] == TensorProto.FLOAT:
-                # A node that computes no floats, Shape, takes the value as it is.
-                if node.op_type == "QuantizeLinear":
-                    wanted = TensorProto.FLOAT
-                else:
-                    wanted = TensorProto.FLOAT if i in fixed else kind if computes else None
-                node.input[i] = self._in_type(name, wanted)
+                # Shape takes the value as it is; Q, which makes integers too, is float32 in opset 17.
+                as_is = not computes and node.op_type != "QuantizeLinear"
+                node.input[i] = self._in_type(
+                    name, None if as_is else TensorProto.FLOAT if i in fixed else kind
+                )
         self._nodes.append(node)
         if not computes:
             return

@@ -71,8 +71,8 @@ def quantise(model: onnx.ModelProto, largest: Mapping[str, float], names: Collec
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def scale(value: str) -> np.float32:
-        return np.float32(max(largest[value], 1e-12) / LEVELS)
+    def scale(value: str) -> float:
+        return max(largest[value], 1e-12) / LEVELS
 
     def weight(name: str, by_output: Callable[[np.ndarray], np.ndarray]) -> tuple[str, str]:
         values, scales = quantise_weight(by_output(weights[name]))
@@ -82,7 +82,7 @@ def quantise(model: onnx.ModelProto, largest: Mapping[str, float], names: Collec
         """Q and DQ behind a value; layers with one input share them."""
         if value not in pairs:
             step, zero = (
-                constant(f"{value}_scale", scale(value)),
+                constant(f"{value}_scale", np.array(scale(value), np.float32)),
                 constant("int8_zero", np.zeros((), np.int8)),
             )
             q, dq = f"{value}_int8", f"{value}_dequantised"
@@ -133,7 +133,7 @@ def quantise(model: onnx.ModelProto, largest: Mapping[str, float], names: Collec
             new = [x, table, constant(f"{w}_int8", values), constant(f"{w}_scale", scales), b, *rest]
         node.op_type += "Int8"
         node.input[:] = new
-        node.attribute.extend(helper.make_attribute(k, float(v)) for k, v in attributes.items())
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
         nodes.append(node)
 
     for source in graph.node:
