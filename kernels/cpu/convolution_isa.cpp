@@ -1,7 +1,7 @@
 // The convolution kernels, compiled once per instruction set (ZG_ISA is its name).
 //
 // A tile of rows is accumulated in a buffer that stays in the first-level cache. For every tap the rows that have a
-// neighbour are packed into a list, and groups of 4 (6, 8) such rows meet a panel of 24 (16, 8) output channels in
+// neighbour are packed into a list, and groups of such rows meet a panel of 24 (16, 8) output channels in
 // registers, so that each weight that is loaded is used by every row of the group. Missing neighbours cost nothing.
 #include "cpu/convolution_isa.h"
 
@@ -46,14 +46,19 @@ inline void multiply_rows(const float* const* x, int count, int offset, int cin,
   for (; i + R <= count; i += R) multiply<R, V>(x + i, offset, cin, w, acc + i, column);
   switch (count - i) {
     case 1: multiply<1, V>(x + i, offset, cin, w, acc + i, column); break;
-    case 2: multiply<2, V>(x + i, offset, cin, w, acc + i, column); break;
-    case 3: multiply<3, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 2: if constexpr (R > 2) multiply<2, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 3: if constexpr (R > 3) multiply<3, V>(x + i, offset, cin, w, acc + i, column); break;
     case 4: if constexpr (R > 4) multiply<4, V>(x + i, offset, cin, w, acc + i, column); break;
     case 5: if constexpr (R > 5) multiply<5, V>(x + i, offset, cin, w, acc + i, column); break;
     case 6: if constexpr (R > 6) multiply<6, V>(x + i, offset, cin, w, acc + i, column); break;
     case 7: if constexpr (R > 7) multiply<7, V>(x + i, offset, cin, w, acc + i, column); break;
     default: break;
   }
+}
+
+template <int kWidth>
+inline void multiply_panel(const RowList& rows, int first, int cin, const float* w, int column) {
+  multiply_rows<block_rows(kWidth), kWidth / kLanes>(rows.x, rows.count, first, cin, w, rows.acc, column);
 }
 
 // acc += x @ W[tap] for the rows of the list
@@ -65,9 +70,9 @@ inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
     int column = 0;
     for (int width : w.panels) {
       const float* slice = panel + static_cast<std::size_t>(first) * width;
-      if (width == 24) multiply_rows<4, 3>(rows.x, rows.count, first, cin, slice, rows.acc, column);
-      else if (width == 16) multiply_rows<6, 2>(rows.x, rows.count, first, cin, slice, rows.acc, column);
-      else multiply_rows<8, 1>(rows.x, rows.count, first, cin, slice, rows.acc, column);
+      if (width == 24) multiply_panel<24>(rows, first, cin, slice, column);
+      else if (width == 16) multiply_panel<16>(rows, first, cin, slice, column);
+      else multiply_panel<8>(rows, first, cin, slice, column);
       column += width;
       panel += static_cast<std::size_t>(w.cin) * width;
     }

@@ -2,6 +2,8 @@
 //
 // The convolution kernels, which are written with vector types, are compared with plain loops. Octrees and the occlusion
 // field are decisions on float32: they must come out the same on every machine, so their hashes are printed.
+// The other kernels (points, growth, features, grasps, segmentation) and the ONNX Runtime nodes run as Arm code where
+// arm_environment.py has made an Arm Python for their own tests.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
