@@ -1,6 +1,6 @@
 // The int8 kernels, compiled once per instruction set (ZG_ISA is its name).
 //
-// As in convolution_isa.cpp, with pairs of inputs: one instruction (pmaddwd; smull and addp on Arm) multiplies two int16 of a
+// As in convolution_isa.cpp, with pairs of inputs: one instruction (pmaddwd; on Arm smull and addp) multiplies two int16 of a
 // row with two of each of a panel's outputs and adds them. Activations are widened to int16 once, when they are quantised.
 #include "cpu/convolution_int8_isa.h"
 
@@ -20,29 +20,18 @@ namespace {
 
 using Sums = Rows<std::int16_t, std::int32_t>;
 
-// acc + the sum of two neighbouring products of 16 int16 each
+// acc + the sums of two neighbouring products of 2 * kLanes weights
 inline IntVec multiply_add(IntVec acc, const std::int16_t* weights, std::int32_t pair) {
 #if defined(__AVX2__)
   const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
   return acc + (IntVec)_mm256_madd_epi16(w, _mm256_set1_epi32(pair));
 #elif defined(__SSE2__)
-  const __m128i x = _mm_set1_epi32(pair);
-  __m128i sums[2];
-  for (int i = 0; i < 2; ++i)
-    sums[i] = _mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + 8 * i)), x);
-  IntVec both;
-  std::memcpy(&both, sums, sizeof both);
-  return acc + both;
+  const __m128i w = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights));
+  return acc + (IntVec)_mm_madd_epi16(w, _mm_set1_epi32(pair));
 #elif defined(__aarch64__)
-  const int16x8_t x = vreinterpretq_s16_s32(vdupq_n_s32(pair));
-  int32x4_t sums[2];
-  for (int i = 0; i < 2; ++i) {
-    const int16x8_t w = vld1q_s16(weights + 8 * i);
-    sums[i] = vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(x)), vmull_high_s16(w, x));
-  }
-  IntVec both;
-  std::memcpy(&both, sums, sizeof both);
-  return acc + both;
+  const int16x8_t x = vreinterpretq_s16_s32(vdupq_n_s32(pair)), w = vld1q_s16(weights);
+  const int32x4_t sums = vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(x)), vmull_high_s16(w, x));
+  return acc + (IntVec)sums;
 #else
   std::int16_t x[2];
   std::memcpy(x, &pair, sizeof x);
@@ -86,9 +75,9 @@ inline void accumulate(const Sums& rows, const PackedInt8& w, int tap) {
   const std::int16_t* panel = w.tap(tap);
   int column = 0;
   for (int width : w.panels) {
-    if (width == 24) multiply_rows<4, 3>(rows, w.pairs, panel, column);
-    else if (width == 16) multiply_rows<6, 2>(rows, w.pairs, panel, column);
-    else multiply_rows<8, 1>(rows, w.pairs, panel, column);
+    if (width == 24) multiply_rows<block_rows(24), 24 / kLanes>(rows, w.pairs, panel, column);
+    else if (width == 16) multiply_rows<block_rows(16), 16 / kLanes>(rows, w.pairs, panel, column);
+    else multiply_rows<block_rows(8), 8 / kLanes>(rows, w.pairs, panel, column);
     column += width;
     panel += static_cast<std::size_t>(w.pairs) * 2 * width;
   }
