@@ -82,8 +82,8 @@ class Limits:
     max_nodes: int = 524288
     """Nodes of the finest depth, in input and output octree alike; every coarser depth holds half as many."""
     max_tokens: int = 4096
-    """Nodes of the coarsest depth of the input octree. Attention goes over all pairs of them: on a GPU its memory grows with
-    their square. A frame has 20 to 40 for each object."""
+    """Nodes of the coarsest depth of the input octree. Attention goes over all pairs of them: on a GPU its memory
+    grows with their square. A frame has 20 to 40 for each object."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
