@@ -10,13 +10,11 @@
 
 #include "cpu/half_lanes.h"
 #include "cpu/row_list.h"
-#include "cpu/simd.h"
+#include "cpu/tiles.h"
 
 namespace zerograsp {
 namespace {
 
-constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer takes fewer rows
-static_assert(4 * kMaxOutputs <= kTileFloats, "the smallest tile must fit");
 constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
 
 // acc[r][column ..) += x[r][offset .. offset + cin) @ w for R rows and V vectors of outputs
@@ -81,35 +79,8 @@ inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
   }
 }
 
-inline int tile_rows(int floats_per_row) {
-  return std::max(4, std::min(kMaxTile, kTileFloats / floats_per_row / 4 * 4));
-}
-
 inline void fill_bias(float* acc, int rows, const PackedWeight& w) {
   for (int r = 0; r < rows; ++r) std::memcpy(acc + r * w.cout_padded, w.bias(), sizeof(float) * w.cout_padded);
-}
-
-template <Activation A>
-inline void activate_buffer(float* p, int count) {
-  if constexpr (A == Activation::kNone) return;
-  for (int i = 0; i < count; i += kLanes) store(p + i, activate<A>(load(p + i)));
-}
-
-inline void activate_buffer(float* p, int count, Activation act) {
-  switch (act) {
-    case Activation::kGelu: activate_buffer<Activation::kGelu>(p, count); break;
-    case Activation::kElu: activate_buffer<Activation::kElu>(p, count); break;
-    case Activation::kRelu: activate_buffer<Activation::kRelu>(p, count); break;
-    case Activation::kNone: break;
-  }
-}
-
-inline void copy_out(float* y, const float* acc, int rows, const PackedWeight& w) {
-  if (w.cout == w.cout_padded) {
-    std::memcpy(y, acc, sizeof(float) * rows * w.cout);
-    return;
-  }
-  for (int r = 0; r < rows; ++r) std::memcpy(y + static_cast<std::size_t>(r) * w.cout, acc + r * w.cout_padded, sizeof(float) * w.cout);
 }
 
 // acc (rows, cout_padded) += the convolution of rows [first, first + rows) of the table
@@ -131,15 +102,6 @@ inline void dense_tile(const float* x, int stride, int rows, const PackedWeight&
     list.acc[r] = acc + r * w.cout_padded;
   }
   accumulate(list, w, tap);
-}
-
-template <class F>
-inline void for_tiles(std::int64_t n, int tile, const Parallel& parallel, F&& body) {
-  const std::size_t tiles = static_cast<std::size_t>((n + tile - 1) / tile);
-  parallel_for(parallel, tiles, [&](std::size_t t) {
-    const std::int64_t first = static_cast<std::int64_t>(t) * tile;
-    body(first, static_cast<int>(std::min<std::int64_t>(tile, n - first)));
-  });
 }
 
 void conv(const float* x, const std::int32_t* neighbours, std::int64_t n, const PackedWeight& w, Activation act, float* y,
