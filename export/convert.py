@@ -64,6 +64,7 @@ def convert_to_half(
             **(provenance or {}),
         }
         manifest = {**source.manifest, "stages": stages}
+        manifest.pop("engines", None)  # they were built of the source's stages
         manifest["provenance"] = {**source.manifest["provenance"], "converted": notes}
         write_manifest(folder, manifest)
     return load_bundle(path, check=False)

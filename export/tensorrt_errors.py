@@ -47,7 +47,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         f"no kernel fits into the workspace: give more (--workspace, in MiB), or {_SMALLER}",
     ),
     (
-        r"out of ?memory|could not be allocated|bad_alloc|MemoryAllocation",
+        r"out ?of ?memory|could not be allocated|bad_alloc|MemoryAllocation",
         "it needs more memory than there is, or than --workspace (MiB) allows: raise that if `free -m` shows room, "
         f"else end other programs or {_SMALLER}",
     ),
@@ -112,7 +112,8 @@ def explain_parse(onnx: Path, version: str, problems: Sequence[ParseProblem], er
         return f"{where}: {advice} (TensorRT: {_short([text])})"
     if problem.code.startswith("UNSUPPORTED"):
         said = "" if text in ("", "false") else f" ({_short([text])})"
-        return f"{where}: TensorRT {version} does not support it{said}; upgrade TensorRT (on a Jetson: JetPack), or {_AGAIN}"
+        upgrade = "upgrade TensorRT (on a Jetson: JetPack)"
+        return f"{where}: TensorRT {version} does not support it{said}; {upgrade}, or {_AGAIN}"
     return f"{where}: TensorRT {version} refused it ({_short([text])}); {_AGAIN}"
 
 

@@ -102,6 +102,8 @@ def build_library(
     *,
     jobs: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    build_folder: str | Path | None = None,
+    warnings_as_errors: bool = False,
 ) -> Path:
     """Compiles the plugin library with CMake; minutes on a Jetson.
 
@@ -111,6 +113,8 @@ def build_library(
         cuda_arch: compute capability, as "87", "8.7" or "sm_87"; several separated by commas.
         jobs: compilers at a time; by default one for each core, but a GiB of memory each.
         progress: called with every line that the build prints.
+        build_folder: kept, so that a next build compiles what changed; by default a temporary one.
+        warnings_as_errors: for developers; a newer compiler's warning is nothing a robot's user can mend.
 
     Returns:
         `out`.
@@ -136,14 +140,16 @@ def build_library(
         "CMAKE_CUDA_COMPILER": find_nvcc(),
         "TENSORRT_INCLUDE_DIR": find_headers(tensorrt_include).resolve(),
         "ZEROGRASP_CUDA_ARCHITECTURES": ";".join(f"{a}-real" for a in _architectures(cuda_arch)),
-        # A warning of a newer compiler is for developers, not for a robot.
-        "ZEROGRASP_WERROR": "OFF",
+        "ZEROGRASP_WERROR": "ON" if warnings_as_errors else "OFF",
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".zerograsp_trt.", dir=out.parent) as build:
+    with tempfile.TemporaryDirectory(prefix=".zerograsp_trt.", dir=out.parent) as temporary:
+        build = Path(build_folder or Path(temporary) / "build")
         _run([cmake, "-S", source, "-B", build, *(f"-D{k}={v}" for k, v in settings.items())], progress)
         _run([cmake, "--build", build, "--parallel", jobs or _jobs()], progress)
-        (Path(build) / LIBRARY).replace(out)
+        complete = Path(temporary) / LIBRARY
+        shutil.copyfile(build / LIBRARY, complete)
+        complete.replace(out)
     return out
 
 

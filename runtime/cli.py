@@ -31,6 +31,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "build": ("zerograsp_edge.export.build_command", "Build"),
     "convert": ("zerograsp_edge.calibration.convert_command", "Convert"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),

@@ -148,7 +148,8 @@ ZG_API int zg_cuda_active_grid(const int64_t* keys, int64_t n, const int32_t* n_
 
 // ---- neighbours and alignment ----
 
-// neighbours (27, 8 splits) from split_neighbours (splits, 27); with `rank` (8 splits), node i becomes rank[i].
+// neighbours (27, 8 splits) from split_neighbours (splits, 27); with `rank` (8 splits), node i becomes rank[i]. An entry that is
+// no rank counts as -1.
 ZG_API int zg_cuda_expand_neighbours(const int32_t* split_neighbours, int64_t splits, const int32_t* splits_count,
                                      const int32_t* rank, int32_t* neighbours, struct CUstream_st* stream);
 
@@ -199,24 +200,26 @@ ZG_API int zg_cuda_build_octree(const float* points, const int32_t* object, int6
 //
 // x, weights, residual, skip and y have elements of `type` (ZgType); biases are float32 and may be null. Weights are as in
 // kernels/README.md, (taps, cin, cout) row-major: nothing is packed. y shares no memory with the inputs, but for `residual` of
-// zg_cuda_grid_conv. Rows that are multiples of 16 bytes are fastest, multiples of 8 next.
+// zg_cuda_grid_conv. Rows that are multiples of 16 bytes are fastest, multiples of 8 next. x has x_rows rows and skip skip_rows;
+// an index that is none of them counts as -1, so that a table of anything reads nothing else: TensorRT times its layers with
+// inputs of its own making.
 
 // y (n, cout) = activation(sum over k of x[neighbours[k, i]] weight[k] + bias); neighbours (taps, n), taps <= 27.
-ZG_API int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
+ZG_API int zg_cuda_octree_conv(int32_t type, const void* x, int64_t x_rows, const int32_t* neighbours, int32_t taps, int64_t n,
                                const int32_t* n_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
                                int32_t activation, void* y, struct CUstream_st* stream);
 
 // y (n, cout) = activation(sum over k of x[8 children[i] + k] weight[k] + bias); activation(bias) where children[i] < 0.
-ZG_API int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* children, int64_t n,
+ZG_API int zg_cuda_octree_downsample(int32_t type, const void* x, int64_t x_rows, const int32_t* children, int64_t n,
                                      const int32_t* n_count, const void* weight, const float* bias, int32_t cin,
                                      int32_t cout, int32_t activation, void* y, struct CUstream_st* stream);
 
 // y (8 splits, cout): row 8 i + k = activation(x[split_rows[i]] weight[k] + bias) + skip[skip_index[8 i + k]], the last
 // where there is a skip and its index is not -1.
-ZG_API int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_rows, int64_t splits,
+ZG_API int zg_cuda_octree_upsample(int32_t type, const void* x, int64_t x_rows, const int32_t* split_rows, int64_t splits,
                                    const int32_t* splits_count, const void* weight, const float* bias, int32_t cin,
-                                   int32_t cout, int32_t activation, const void* skip, const int32_t* skip_index, void* y,
-                                   struct CUstream_st* stream);
+                                   int32_t cout, int32_t activation, const void* skip, int64_t skip_rows,
+                                   const int32_t* skip_index, void* y, struct CUstream_st* stream);
 
 // y (n, cout) = activation(x weight + bias); weight (cin, cout).
 ZG_API int zg_cuda_octree_linear(int32_t type, const void* x, int64_t n, const int32_t* n_count, const void* weight,
@@ -256,22 +259,22 @@ ZG_API int zg_cuda_grid_conv(int32_t type, const void* x, int64_t grids, int32_t
 ZG_API int zg_cuda_quantize(int32_t type, const void* x, int64_t n, const int32_t* n_count, int32_t channels, float scale,
                             int8_t* y, struct CUstream_st* stream);
 
-ZG_API int zg_cuda_octree_conv_int8(const int8_t* x, float x_scale, const int32_t* neighbours, int32_t taps, int64_t n,
-                                    const int32_t* n_count, const int8_t* weight, const float* weight_scale,
+ZG_API int zg_cuda_octree_conv_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* neighbours, int32_t taps,
+                                    int64_t n, const int32_t* n_count, const int8_t* weight, const float* weight_scale,
                                     const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t type,
                                     float y_scale, void* y, struct CUstream_st* stream);
 
-ZG_API int zg_cuda_octree_downsample_int8(const int8_t* x, float x_scale, const int32_t* children, int64_t n,
-                                          const int32_t* n_count, const int8_t* weight, const float* weight_scale,
+ZG_API int zg_cuda_octree_downsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* children,
+                                          int64_t n, const int32_t* n_count, const int8_t* weight, const float* weight_scale,
                                           const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t type,
                                           float y_scale, void* y, struct CUstream_st* stream);
 
 // skip: of `skip_type`, with skip_scale where that is int8; added after the activation.
-ZG_API int zg_cuda_octree_upsample_int8(const int8_t* x, float x_scale, const int32_t* split_rows, int64_t splits,
-                                        const int32_t* splits_count, const int8_t* weight, const float* weight_scale,
+ZG_API int zg_cuda_octree_upsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* split_rows,
+                                        int64_t splits, const int32_t* splits_count, const int8_t* weight, const float* weight_scale,
                                         const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t skip_type,
-                                        float skip_scale, const void* skip, const int32_t* skip_index, int32_t type,
-                                        float y_scale, void* y, struct CUstream_st* stream);
+                                        float skip_scale, const void* skip, int64_t skip_rows, const int32_t* skip_index,
+                                        int32_t type, float y_scale, void* y, struct CUstream_st* stream);
 
 ZG_API int zg_cuda_octree_linear_int8(const int8_t* x, float x_scale, int64_t n, const int32_t* n_count, const int8_t* weight,
                                       const float* weight_scale, const float* bias, int32_t cin, int32_t cout,

@@ -16,9 +16,9 @@ Node octree_conv() {
   node.output = {"y", Element::kFeature, "N Cout"};
   node.attributes = kActivation;
   node.launch = [](const Call& c, const Attributes& a) {
-    return zg_cuda_octree_conv(c.type(), c.input<void>(kX), c.input<std::int32_t>(kNeighbours), c.size(kNeighbours, 0),
-                               c.dim(kNeighbours, 1), nullptr, c.input<void>(kWeight), c.input<float>(kBias), c.size(kX, 1),
-                               c.size(kWeight, 2), a.activation, c.output, c.stream);
+    return zg_cuda_octree_conv(c.type(), c.input<void>(kX), c.dim(kX, 0), c.input<std::int32_t>(kNeighbours),
+                               c.size(kNeighbours, 0), c.dim(kNeighbours, 1), nullptr, c.input<void>(kWeight),
+                               c.input<float>(kBias), c.size(kX, 1), c.size(kWeight, 2), a.activation, c.output, c.stream);
   };
   return node;
 }
@@ -34,9 +34,9 @@ Node octree_downsample() {
   node.output = {"y", Element::kFeature, "N Cout"};
   node.attributes = kActivation;
   node.launch = [](const Call& c, const Attributes& a) {
-    return zg_cuda_octree_downsample(c.type(), c.input<void>(kX), c.input<std::int32_t>(kChildren), c.dim(kChildren, 0),
-                                     nullptr, c.input<void>(kWeight), c.input<float>(kBias), c.size(kX, 1),
-                                     c.size(kWeight, 2), a.activation, c.output, c.stream);
+    return zg_cuda_octree_downsample(c.type(), c.input<void>(kX), c.dim(kX, 0), c.input<std::int32_t>(kChildren),
+                                     c.dim(kChildren, 0), nullptr, c.input<void>(kWeight), c.input<float>(kBias),
+                                     c.size(kX, 1), c.size(kWeight, 2), a.activation, c.output, c.stream);
   };
   return node;
 }
@@ -54,9 +54,9 @@ Node octree_upsample() {
   node.output = {"y", Element::kFeature, "8S Cout"};
   node.attributes = kActivation;
   node.launch = [](const Call& c, const Attributes& a) {
-    return zg_cuda_octree_upsample(c.type(), c.input<void>(kX), c.input<std::int32_t>(kSplitRows), c.dim(kSplitRows, 0),
-                                   nullptr, c.input<void>(kWeight), c.input<float>(kBias), c.size(kX, 1),
-                                   c.size(kWeight, 2), a.activation, c.input<void>(kSkip),
+    return zg_cuda_octree_upsample(c.type(), c.input<void>(kX), c.dim(kX, 0), c.input<std::int32_t>(kSplitRows),
+                                   c.dim(kSplitRows, 0), nullptr, c.input<void>(kWeight), c.input<float>(kBias),
+                                   c.size(kX, 1), c.size(kWeight, 2), a.activation, c.input<void>(kSkip), c.dim(kSkip, 0),
                                    c.input<std::int32_t>(kSkipIndex), c.output, c.stream);
   };
   return node;

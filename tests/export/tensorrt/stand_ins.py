@@ -212,7 +212,7 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
         "int64": trt.DataType.INT64,
         "bool": trt.DataType.BOOL,
     }
-    names = {value: key for key, value in types.items()}
+    names = {value: key for key, value in types.items()} | {trt.DataType.UINT8: "uint8"}
 
     def misfit(position: int, dtype: Any, first: Any) -> str:
         """What is wrong with an input's type, where the first input has the type `first`; empty if nothing is."""

@@ -140,7 +140,9 @@ def test_decoding_reports_what_only_the_device_sees(value: float, channel: int) 
     assert run(cuda, signal, 0, rows, keys | 1 << 48, 1, cube).status == OBJECT_OUT_OF_RANGE
 
 
-def rank(cuda: Library, score: np.ndarray, removed: np.ndarray | None, spare: int | None = None) -> tuple[np.ndarray, int]:
+def rank(
+    cuda: Library, score: np.ndarray, removed: np.ndarray | None, spare: int | None = None
+) -> tuple[np.ndarray, int]:
     """Rows, best first, and the status."""
     n, more = len(score), spare or 0
     order, count = np.full(n + more, UNTOUCHED, np.int32), np.full(1, UNTOUCHED, np.int32)
@@ -191,14 +193,15 @@ def test_ranking_reports_scores_that_are_none() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        ("same &= set ? votes : ~votes;", "same &= ~0u * (votes | 1u);"),  # ranks among all digits
-        ("here.next[thread] = place;", ""),  # rounds overwrite each other
-        ("    here.next[thread] = place;\n    __syncthreads();", "    here.next[thread] = place;"),  # no barrier
+        ("grasp_ranking", "same &= set ? votes : ~votes;", "same &= ~0u * (votes | 1u);"),  # ranks among all digits
+        ("grasp_ranking", "here.next[thread] = place;", ""),  # rounds overwrite each other
+        ("grasp_ranking", "= place;\n    __syncthreads();", "= place;"),  # places are read before they are there
+        ("prefix", "values[i] = sum + before;", "values[i] = before;"),  # digits overlap
     ],
 )
-def test_planted_mistakes_are_found(change: tuple[str, str]) -> None:
-    broken = planted("grasp_ranking", *change)
-    score = np.random.default_rng(0).standard_normal(900).astype(np.float32)
+def test_planted_mistakes_are_found(change: tuple[str, str, str]) -> None:
+    broken = planted(*change)
+    score = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
     wrong = []
     for order in SEEDS:
         broken.seed(order)

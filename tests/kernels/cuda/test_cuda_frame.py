@@ -160,11 +160,10 @@ def test_voxel_features_report_what_only_the_device_sees() -> None:
     [
         ("sort_ascending(p.order + begin, count);", ""),  # sums in the order of the atomics
         ("if (child + 1 < count && heap[child + 1] > heap[child]) ++child;", ""),  # no heap
-        ("values[i] = sum + before;", "values[i] = before;"),  # rounds of a block overlap
     ],
 )
 def test_planted_mistakes_are_found(change: tuple[str, str]) -> None:
-    broken = planted("prefix" if change[0].startswith("values") else "voxel_features", *change)
+    broken = planted("voxel_features", *change)
     points, voxel, voxels = feature_case(3, 2500, 0.001 if "heap" in change[0] else 0.02)
     expected = reference.voxel_features(points, voxel, voxels, None, K, 80.0, (41, 64))
     wrong = []
@@ -204,7 +203,8 @@ def test_visible_points(
     plane = np.array([0.1, -0.2, -1, -0.7], np.float32) if cut else None
     expected = visible_points(depth, K, stride)
     if plane is not None:
-        expected = expected[(expected[:, 0] * plane[0] + expected[:, 1] * plane[1]) + expected[:, 2] * plane[2] > plane[3]]
+        x, y, z = (expected * plane[:3]).T
+        expected = expected[(x + y) + z > plane[3]]
     points, count, status = visible(cuda, depth, stride, plane, before, depth.size + 20)
     assert status == 0
     np.testing.assert_array_equal(points[before or 0 : count], expected)
@@ -217,12 +217,8 @@ def test_visible_points(
 
 @pytest.mark.slow
 def test_visible_points_of_a_frame(frames_dir: Path) -> None:
-    import cv2
-
-    path = frames_dir / "000" / "depth.png"
-    if not path.exists():
-        pytest.skip(f"{path.name} of frame 000 is missing")
-    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32)
+    cv2 = pytest.importorskip("cv2")
+    depth = cv2.imread(str(frames_dir / "000.depth.png"), cv2.IMREAD_UNCHANGED).astype(np.float32)
     points, count, _ = visible(library(), depth, 5, None, None, depth.size)
     np.testing.assert_array_equal(points[:count], visible_points(depth, K))
 
@@ -240,7 +236,9 @@ def test_launchers_name_the_argument() -> None:
     with pytest.raises(CudaError, match="plane: expected four finite numbers"):
         cuda.visible_points(some, 1, 1, some, 1, 10.0, plane, None, some, 1, some, None, some, 0)
     with pytest.raises(CudaError, match="half_extent: expected a length in mm, got -1"):
-        cuda.voxel_features(0, some, 1, 1, 1, some, some, 1, None, 1, None, some, some, -1.0, 1, 1, 9, 0, some, None, some, 0)
+        cuda.voxel_features(
+            0, some, 1, 1, 1, some, some, 1, None, 1, None, some, some, -1.0, 1, 1, 9, 0, some, None, some, 0
+        )
     with pytest.raises(CudaError, match=r"image_type: expected 0 \(float32\) or 1 \(float16\), got 2"):
         workspace = np.zeros(4096, np.uint8)
         cuda.voxel_features(

@@ -54,7 +54,7 @@ def compare(got: reference.ActiveGrid, expected: reference.ActiveGrid) -> None:
 def test_active_grid(case: tuple[np.ndarray, int, int, int], order: int, packed: bool, spare: int | None) -> None:
     cuda = library()
     cuda.seed(order)
-    keys, objects, depth, radius = case
+    _, objects, depth, radius = case
     max_rows = (objects << (3 * depth)) + (2 * radius + 1) ** 3
     got, status = active_grid(cuda, *case, max_rows, packed=packed, spare=spare)
     assert status == 0
