@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from zerograsp_edge.runtime.camera.capture import Capture, Streams
 from zerograsp_edge.runtime.errors import CameraError
+
+if TYPE_CHECKING:
+    from zerograsp_edge.runtime.camera.capture import Capture, Streams
 
 
 class DeviceFault(CameraError):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from zerograsp_edge.runtime.frame import Frame
+if TYPE_CHECKING:
+    from zerograsp_edge.runtime.frame import Frame
 
 # Of which clock `Frame.timestamp` is: `monotonic` is time.monotonic() of this computer at the moment of exposure, so that
 # the age of a frame can be told; `own` is the source's and has no relation to this computer's.
@@ -108,3 +109,5 @@ class FrameSource(Camera, Protocol):
     def counters(self) -> CameraCounters:
         """A copy, as of now."""
         ...
+
+    def __enter__(self) -> FrameSource: ...

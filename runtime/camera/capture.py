@@ -30,10 +30,12 @@ class Picture:
 
     Attributes:
         pixels: (H, W) uint16 depth in the device's units or (H, W, 3) uint8 colour; a view of the driver's memory.
+        handle: the driver's own object, which processing needs.
     """
 
     stamp: Stamp
     pixels: np.ndarray
+    handle: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +44,11 @@ class Capture:
 
     Attributes:
         arrival: when they came, s, time.monotonic().
-        handle: the driver's own object, which processing needs.
     """
 
     depth: Picture | None
     colour: Picture | None
     arrival: float
-    handle: Any = None
 
     @property
     def complete(self) -> bool:

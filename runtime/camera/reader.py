@@ -54,22 +54,32 @@ class Reader:
             EndOfFrames: of a finite source, all have been taken.
             CameraError: none within `timeout` s, the camera has been given up, or the reader is closed.
         """
-        deadline = time.monotonic() + timeout
         with self._changed:
-            while self._waiting is None:
-                if self._closing:
-                    raise CameraError("the camera is closed")
-                if self._ended is not None:
-                    raise self._ended
-                if self._supervisor.state is State.FAILED:
-                    raise CameraError(self._supervisor.trouble)
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    raise CameraError(self._supervisor.trouble or f"no frame within {timeout:g} s ({self.counters})")
-                self._changed.wait(remaining)
-            taken, self._waiting = self._waiting, None
+            taken = self._await(timeout)
+            self._waiting = None
             self._changed.notify_all()
         return taken
+
+    def wait(self, timeout: float) -> None:
+        """Until there is something to take. Raises like `take`."""
+        with self._changed:
+            self._await(timeout)
+
+    def _await(self, timeout: float) -> tuple[Capture, Streams]:
+        deadline = time.monotonic() + timeout
+        while self._waiting is None:
+            if self._closing:
+                raise CameraError("the camera is closed")
+            if self._ended is not None:
+                raise self._ended
+            if self._supervisor.state is State.FAILED:
+                raise CameraError(self._supervisor.trouble)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                trouble = self._supervisor.trouble or f"no usable frame within {timeout:.2g} s; so far {self.counters}"
+                raise CameraError(trouble)
+            self._changed.wait(remaining)
+        return self._waiting
 
     @property
     def counters(self) -> CameraCounters:

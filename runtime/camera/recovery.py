@@ -170,7 +170,8 @@ class Supervisor:
         if self._delivered >= self.config.healthy:
             self._attempts = 0
         assert self._vetting is not None
-        if not self._vetting.accept(capture):
+        capture = self._vetting.accept(capture)
+        if capture is None:
             return None
         if self._warm_up and self._delivered <= self._warm_up:
             self.counters.warm_up += 1
@@ -236,7 +237,7 @@ class Supervisor:
         self.trouble = trouble
         self._vanished = False
         self.state = State.FAILED
-        logger.error(trouble)
+        logger.info(trouble)  # whoever reads gets it as an error
 
     def _unplug(self) -> None:
         self._leave_streams()

@@ -38,22 +38,26 @@ class Vetting:
         self._seen: set[int] = set()
         self._order: deque[int] = deque()
         self._missing: set[int] = set()
-        # Half of a pair, whose other half may be the next delivery: a syncer releases late pairs in halves.
+        # Half of a pair, whose other half may be the next delivery: librealsense's syncer releases the first pair, late
+        # pairs, and those after a long pause in halves.
         self._half: Capture | None = None
 
-    def accept(self, capture: Capture) -> bool:
-        """Whether the capture is to be used; counts it otherwise."""
-        if not capture.complete:
-            self._judge_half(capture)
-            return False
+    def accept(self, capture: Capture) -> Capture | None:
+        """The capture that may be used, if there is one now; counts what may not.
+
+        It is another one than was given where two halves make a pair.
+        """
+        whole = capture if capture.complete else self._joined(capture)
+        if whole is None:
+            return None
         self.flush()
-        assert capture.depth is not None and capture.colour is not None
-        if not self._is_new(capture.depth.stamp.number):
-            return False
-        if corruption(capture.depth.pixels, capture.colour.pixels, *self._shapes):
+        assert whole.depth is not None and whole.colour is not None
+        if not self._is_new(whole.depth.stamp.number):
+            return None
+        if corruption(whole.depth.pixels, whole.colour.pixels, *self._shapes):
             self._counters.corrupted += 1
-            return False
-        return True
+            return None
+        return whole
 
     def flush(self) -> None:
         """No other half will come for what is waiting."""
@@ -67,17 +71,15 @@ class Vetting:
             if half.depth is not None:  # it did arrive
                 self._remember(half.depth.stamp.number)
 
-    def _judge_half(self, capture: Capture) -> None:
-        waiting = self._half
-        if waiting is None or not _are_halves(waiting, capture):
+    def _joined(self, half: Capture) -> Capture | None:
+        """Both halves of a pair, once the second one is there."""
+        other, self._half = self._half, None
+        if other is None or not _are_halves(other, half):
+            self._half = other
             self.flush()
-            self._half = capture
-            return
-        self._half = None
-        depth = waiting.depth or capture.depth
-        assert depth is not None
-        if self._is_new(depth.stamp.number):
-            self._counters.unpaired += 1  # both came, but the syncer did not hold them for one
+            self._half = half
+            return None
+        return Capture(other.depth or half.depth, other.colour or half.colour, half.arrival)
 
     def _is_new(self, number: int) -> bool:
         if self._last is not None and self._last - number > _RESTARTED:
