@@ -128,8 +128,8 @@ class Reader:
 
     def _announce(self) -> None:
         with self._changed:
-            # A capture of streams that are gone shows the past, except at the end of a finite source.
-            if self._supervisor.state is not State.STREAMING:
+            # A capture of streams that are gone shows the past, which only matters of a source that runs by itself.
+            if not self._keep_all and self._supervisor.state is not State.STREAMING:
                 self._superseded += self._waiting is not None
                 self._waiting = None
             self._changed.notify_all()

@@ -66,6 +66,8 @@ class State(Enum):
 
 # Longest wait for a frame within one step, s: how soon `close` is obeyed.
 _POLL = 0.1
+# And the shortest: less does not move a clock.
+_SHORTEST = 0.001
 # Between two looks at what is connected, s: each asks the whole bus.
 _LOOK = 0.5
 
@@ -154,7 +156,7 @@ class Supervisor:
         allowed = self.config.stall if self._delivered else max(self.config.first_frame, self.config.stall)
         silent = self.clock.now() - self._last_arrival
         try:
-            capture = self.backend.wait(max(min(_POLL, allowed - silent), 0.0))
+            capture = self.backend.wait(max(min(_POLL, allowed - silent), _SHORTEST))
         except DeviceFault as fault:
             if self._is_there():
                 self._recover(str(fault))

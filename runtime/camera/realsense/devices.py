@@ -64,8 +64,9 @@ class LibrealsenseBackend:
             self._session = None
 
     def reset(self, device: DeviceInfo) -> None:
+        found = self._find(device)
         try:
-            self._find(device).hardware_reset()
+            found.hardware_reset()
         except RuntimeError as error:
             raise explained(error, device) from error
 

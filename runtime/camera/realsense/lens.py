@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from zerograsp_edge.runtime.errors import CameraError
+
 # A picture whose pixels all lie within this of where a pinhole would put them is left as it is, pixels.
 NEGLIGIBLE = 0.1
 
@@ -26,7 +28,7 @@ def rectification(intrinsics: Any) -> np.ndarray | None:
         (2, H, W) float32, x and y in pixels; None when the picture is a pinhole picture as it is.
 
     Raises:
-        ValueError: a lens model that no D400 camera has.
+        CameraError: a lens model that no D400 camera has.
     """
     i = intrinsics
     model = str(i.model).rsplit(".", 1)[-1]
@@ -34,7 +36,7 @@ def rectification(intrinsics: Any) -> np.ndarray | None:
     if model == "none" or not any((k1, k2, p1, p2, k3)):
         return None
     if model not in ("brown_conrady", "inverse_brown_conrady", "modified_brown_conrady"):
-        raise ValueError(f"lens model {model} is not known; expected Brown-Conrady")
+        raise CameraError(f"lens model {model} is not known; expected Brown-Conrady")
     v, u = np.mgrid[: i.height, : i.width].astype(np.float64)
     x, y = (u - i.ppx) / i.fx, (v - i.ppy) / i.fy
     square = x * x + y * y

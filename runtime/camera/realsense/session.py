@@ -16,6 +16,7 @@ from zerograsp_edge.runtime.camera.realsense.config import RealSenseConfig
 from zerograsp_edge.runtime.camera.realsense.faults import explained, is_fatal, no_profile
 from zerograsp_edge.runtime.camera.realsense.options import set_options
 from zerograsp_edge.runtime.camera.realsense.processing import Processing
+from zerograsp_edge.runtime.errors import CameraError
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ class Session:
             self._device = device if record is None else rs.recorder(str(record), device)
             self._syncer = rs.syncer(_QUEUE)
             self.streams = self._start(config)
+        except CameraError:  # said in our words already
+            self.stop()
+            raise
         except RuntimeError as error:
             self.stop()
             raise explained(error, info) from error
-        except Exception:
-            self.stop()
-            raise
 
     def _start(self, config: RealSenseConfig) -> Streams:
         rs = self._rs
