@@ -143,7 +143,8 @@ class SoftwareDevice:
     def _add(self, kind: Literal["depth", "colour"], intrinsics: np.ndarray, size: tuple[int, int], fps: int) -> None:
         rs, stream = self._rs, self._rs.video_stream()
         stream.type = rs.stream.depth if kind == "depth" else rs.stream.color
-        stream.index, stream.uid, stream.fps = 0, len(self._profiles), fps
+        # All depth pictures are of one stream, or the syncer would wait for two.
+        stream.index, stream.uid, stream.fps = 0, int(kind == "colour"), fps
         stream.fmt = rs.format.z16 if kind == "depth" else rs.format.rgb8
         stream.bpp = 2 if kind == "depth" else 3
         stream.width, stream.height = size
