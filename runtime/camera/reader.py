@@ -78,7 +78,7 @@ class Reader:
             if remaining <= 0:
                 trouble = self._supervisor.trouble or f"no usable frame within {timeout:.2g} s; so far {self.counters}"
                 raise CameraError(trouble)
-            self._changed.wait(remaining)
+            self._changed.wait(remaining if remaining < threading.TIMEOUT_MAX else None)
         return self._waiting
 
     @property

@@ -269,6 +269,8 @@ class SoftwareCamera(RealSenseCamera):
             config or RealSenseConfig(),
             width=first.width, height=first.height, depth_width=0, depth_height=0, warm_up=0,
             serial=None, clock="monotonic" if real_time else "own",
+            # A source that is waited for may take its time.
+            timeout=(config or RealSenseConfig()).timeout if real_time else float("inf"),
         )  # fmt: skip
         self._source = source
         self.live = real_time

@@ -33,20 +33,30 @@ class Record:
 
         console = Console()
         self._check()
-        interrupted = False
-        with open_camera(self.camera, self.config, record=self.out) as camera, console.status(f"recording {camera.name}"):
-            first: float | None = None
-            while True:
-                try:
+        # Under another name until it is complete: what is there already is lost only to a recording that is.
+        partial = self.out.with_suffix(".part.db3")
+        partial.unlink(missing_ok=True)
+        frames, interrupted = 0, False
+        try:
+            with open_camera(self.camera, self.config, record=partial) as camera, console.status(f"recording {camera.name}"):
+                first: float | None = None
+                while True:
                     frame = camera.read()
-                except EndOfFrames:
-                    break
-                except KeyboardInterrupt:
-                    interrupted = True
-                    break
-                first = frame.timestamp if first is None else first
-                if frame.timestamp - first >= self.seconds:
-                    break
+                    frames += 1
+                    first = frame.timestamp if first is None else first
+                    if frame.timestamp - first >= self.seconds:
+                        break
+        except EndOfFrames:
+            pass
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:  # also when the camera fails: what came until then is kept
+            if frames:
+                partial.replace(self.out)
+            else:
+                partial.unlink(missing_ok=True)
+        if not frames:
+            raise CameraError(f"nothing was recorded: {self.camera} has delivered no frame")
         size = self.out.stat().st_size / 2**20
         console.print(
             f"recorded {camera.counters} from {camera.name} into {self.out} ({size:.1f} MiB)"
@@ -61,8 +71,6 @@ class Record:
             raise CameraError(f"expected a time above 0 s, got {self.seconds:g}")
         if Path(self.camera).resolve() == self.out.resolve():
             raise CameraError(f"{self.out} cannot be played and recorded at once; give another name")
-        if self.out.exists():
-            if not self.overwrite:
-                raise CameraError(f"{self.out} is there already; choose another name, or --overwrite")
-            self.out.unlink()
+        if self.out.exists() and not self.overwrite:
+            raise CameraError(f"{self.out} is there already; choose another name, or --overwrite")
         self.out.parent.mkdir(parents=True, exist_ok=True)
