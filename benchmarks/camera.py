@@ -1,4 +1,4 @@
-"""The camera without a camera: librealsense's software device, its alignment and filters, and half an hour of faults."""
+"""The camera without a camera: librealsense's software device, its alignment and filters, and half an hour's faults."""
 
 from __future__ import annotations
 

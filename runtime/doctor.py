@@ -371,8 +371,7 @@ def _firmware() -> Check | None:
         return None  # another line says so
     if not found:
         return None
-    old = [device for device in found
-           if device.recommended_firmware and version(device.firmware) < version(device.recommended_firmware)]  # fmt: skip
+    old = [d for d in found if d.recommended_firmware and version(d.firmware) < version(d.recommended_firmware)]
     detail = "; ".join(f"{device.serial}: {device.firmware}" for device in found)
     if not old:
         return Check("camera", "firmware", "ok", detail)

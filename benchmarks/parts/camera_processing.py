@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 from harness import Figure, figure
-
 from parts.camera_faults import HEIGHT, WIDTH, FaultyFeed
+
+from zerograsp_edge.runtime.camera.backend import DeviceInfo
 from zerograsp_edge.runtime.camera.capture import Capture
 from zerograsp_edge.runtime.camera.realsense.config import FilterConfig, RealSenseConfig
 from zerograsp_edge.runtime.camera.realsense.library import librealsense
 from zerograsp_edge.runtime.camera.realsense.session import Session
-from zerograsp_edge.runtime.camera.backend import DeviceInfo
 from zerograsp_edge.runtime.camera.software import Optics, Shot, SoftwareDevice
 from zerograsp_edge.runtime.camera.vetting import corruption
 

@@ -1,4 +1,4 @@
-"""What the recovery of a camera needs of a driver: librealsense with a real or a software device, or a test's double."""
+"""What the recovery of a camera needs of a driver: librealsense with a real or a software device, or a double."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from zerograsp_edge.runtime.frame import Frame
 
-# Of which clock `Frame.timestamp` is: `monotonic` is time.monotonic() of this computer at the moment of exposure, so that
-# the age of a frame can be told; `own` is the source's and has no relation to this computer's.
+# Of which clock `Frame.timestamp` is: `monotonic` is time.monotonic() of this computer at the moment of exposure, so
+# that the age of a frame can be told; `own` is the source's and has no relation to this computer's.
 TimestampClock = Literal["monotonic", "own"]
 
 

@@ -26,9 +26,9 @@ def open_camera(
     """Open a source of frames.
 
     Args:
-        what: `realsense`, or `realsense:SERIAL` where there are several; a recording (.db3, .bag); a folder of frames (see
-            FrameFolder); `sim` or `sim:SEED`, the simulated camera; `software` or `software:SEED`, the simulated camera
-            live through librealsense's software device.
+        what: `realsense`, or `realsense:SERIAL` where there are several; a recording (.db3, .bag); a folder of frames
+            (see FrameFolder); `sim` or `sim:SEED`, the simulated camera; `software` or `software:SEED`, the simulated
+            camera live through librealsense's software device.
         config: of a RealSense camera or the software device; its filters also of a recording.
         speed: of a recording: 1 as fast as it was recorded, None as fast as it is read.
         loop: recordings and folders start again after their last frame.

@@ -1,7 +1,7 @@
 """Recordings of RealSense cameras, .db3 and .bag, played back so that every run gives the same frames.
 
-librealsense's own playback pipeline repeats the last picture of a stream, and drops pictures when nobody reads. Here the
-sensors are read as fast as the reader takes, and pictures are paired by their timestamps.
+librealsense's own playback pipeline repeats the last picture of a stream, and drops pictures when nobody reads. Here
+the sensors are read as fast as the reader takes, and pictures are paired by their timestamps.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _AHEAD = 8
 _LOOK = 0.05
 # Nothing at all for so long is an error, s.
 _HANG = 30.0
-# librealsense's thread waits for our callback at most 10 s before it goes on and may drop pictures; before that the file is
-# put aside, to be opened again where it was left.
+# librealsense's thread waits for our callback at most 10 s before it goes on and may drop pictures; before that the
+# file is put aside, to be opened again where it was left.
 _PATIENCE = 5.0
 
 

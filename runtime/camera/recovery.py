@@ -5,7 +5,8 @@
                                                     -> FAILED, with the reason and what to do
                (gone)    -> UNPLUGGED -> OPENING once it is there again; so does FAILED after it was unplugged
 
-No threads and no clock of its own: `step` is called over and over, and waits in the backend or by the clock it was given.
+No threads and no clock of its own: `step` is called over and over, and waits in the backend or by the clock that it
+was given.
 """
 
 from __future__ import annotations

@@ -148,7 +148,8 @@ class SoftwareDevice:
         stream.fmt = rs.format.z16 if kind == "depth" else rs.format.rgb8
         stream.bpp = 2 if kind == "depth" else 3
         stream.width, stream.height = size
-        stream.intrinsics = _intrinsics(rs, intrinsics, size, self._optics.distortion if kind == "colour" else (0.0,) * 5)
+        distortion = self._optics.distortion if kind == "colour" else (0.0,) * 5
+        stream.intrinsics = _intrinsics(rs, intrinsics, size, distortion)
         sensor = self._depth if kind == "depth" else self._colour
         self._profiles[kind, size] = sensor.add_video_stream(stream)
 

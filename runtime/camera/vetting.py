@@ -15,7 +15,8 @@ _MEMORY = 512
 _RESTARTED = 1000
 
 # Neighbouring pixels of a depth picture differ by more than a quarter of the depth at edges only, a few percent of all;
-# of uniform noise 75 % do. Neighbouring pixels of a colour picture differ by 85 grey values on average in uniform noise.
+# of uniform noise 75 % do. Neighbouring pixels of a colour picture differ by 85 grey values on average in uniform
+# noise.
 _NOISY_SHARE = 0.5
 _NOISY_GREY = 60.0
 _FEWEST_PAIRS = 64

@@ -38,7 +38,8 @@ class Record:
         partial.unlink(missing_ok=True)
         frames, interrupted = 0, False
         try:
-            with open_camera(self.camera, self.config, record=partial) as camera, console.status(f"recording {camera.name}"):
+            camera = open_camera(self.camera, self.config, record=partial)
+            with camera, console.status(f"recording {camera.name}"):
                 first: float | None = None
                 while True:
                     frame = camera.read()

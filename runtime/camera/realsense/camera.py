@@ -26,8 +26,8 @@ class RealSenseCamera:
             frame = camera.read()
 
     A camera that stalls is restarted, then its hardware is reset; one that was unplugged resumes when it is plugged in
-    again. Until then `read` raises CameraError, which says what is going on and what to do. Filters and alignment run in
-    `read`, for the frames that are read only.
+    again. Until then `read` raises CameraError, which says what is going on and what to do. Filters and alignment run
+    in `read`, for the frames that are read only.
 
     Args:
         config: which camera and how; default: the only one that is connected, 640x480 at 30 frames per second.

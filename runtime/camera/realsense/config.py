@@ -12,12 +12,12 @@ from zerograsp_edge.runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """librealsense's depth filters, all off by default; they run in the order that its documentation recommends: decimation,
-    range, disparity, spatial, temporal, depth again, holes; then depth is aligned to colour.
+    """librealsense's depth filters, all off by default; they run in the order that its documentation recommends:
+    decimation, range, disparity, spatial, temporal, depth again, holes; then depth is aligned to colour.
 
     Attributes:
-        decimation: 2 to 8 shrinks depth by that factor before everything else; 1 leaves it. Alignment brings it back to the
-            size of colour.
+        decimation: 2 to 8 shrinks depth by that factor before everything else; 1 leaves it. Alignment brings it back to
+            the size of colour.
         range: nearest and farthest depth that is kept, m.
         spatial: smooths within surfaces and keeps edges.
         temporal: averages over frames; for scenes and cameras that stand still. It sees only the frames that are read.
@@ -98,7 +98,9 @@ class RealSenseConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
         if self.warm_up < 0 or not self.timeout > 0:
-            raise ConfigError(f"warm_up must be 0 or more and timeout positive, got {self.warm_up} and {self.timeout:g}")
+            raise ConfigError(
+                f"warm_up must be 0 or more and timeout positive, got {self.warm_up} and {self.timeout:g}"
+            )
         if self.advanced is not None and not self.advanced.is_file():
             raise ConfigError(f"advanced: {self.advanced} is not a file; expected JSON from RealSense Viewer")
 

@@ -15,9 +15,9 @@ _WRAP_MS = 2**32 / 1000
 class HostTime:
     """Converts timestamps, s of time.monotonic(), of one run of the streams.
 
-    `global_time` and `system_time` are of the wall clock, whose distance to the monotonic one is known. A `hardware_clock`
-    has an unknown offset: the smallest difference between arrival and timestamp so far is taken for it, which leaves out
-    the constant part of the latency.
+    `global_time` and `system_time` are of the wall clock, whose distance to the monotonic one is known. A
+    `hardware_clock` has an unknown offset: the smallest difference between arrival and timestamp so far is taken for
+    it, which leaves out the constant part of the latency.
     """
 
     def __init__(self) -> None:

@@ -26,7 +26,8 @@ def set_options(rs: ModuleType, device: Any, info: DeviceInfo, config: RealSense
         # Timestamps in this computer's clock, as librealsense estimates it from both clocks.
         _set(rs, sensor, "global_time_enabled", float(config.clock == "monotonic"), info, wanted=False)
     if depth is None or colour is None:
-        raise SetupFault(f"{info} has no {'depth' if depth is None else 'colour'} stream; expected a D405, D415, D435(i) or D455")
+        missing = "depth" if depth is None else "colour"
+        raise SetupFault(f"{info} has no {missing} stream; expected a D405, D415, D435(i) or D455")
     if config.preset:
         _set(rs, depth, "visual_preset", float(int(getattr(rs.rs400_visual_preset, config.preset))), info)
     if config.emitter != "keep":

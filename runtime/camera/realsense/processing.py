@@ -1,4 +1,4 @@
-"""From librealsense's pictures to those of a frame: depth filters, alignment to colour, millimetres, a pinhole camera."""
+"""From librealsense's pictures to those of a frame: filters, alignment to colour, millimetres, a pinhole camera."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _METADATA = (
     "sensor_timestamp",
     "frame_counter",
 )
-# Streams are registered when no point lands farther than this from where it is, m, and no focal length or principal point
-# differs by more than this, pixels.
+# Streams are registered when no point lands farther than this from where it is, m, and no focal length or principal
+# point differs by more than this, pixels.
 _SAME_PLACE = 1e-6
 _SAME_PIXEL = 1e-3
 

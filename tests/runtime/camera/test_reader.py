@@ -126,7 +126,7 @@ def test_a_stall_reaches_the_reader_and_the_past_is_not_shown() -> None:
     backend.gate.release()
     with RealSenseCamera(CONFIG, backend=backend) as camera:
         camera.read()
-        with pytest.raises(CameraError, match="no frame for 0.3 s"):
+        with pytest.raises(CameraError, match=r"no frame for 0\.3 s"):
             camera.read()
         assert camera.counters.stalls == 1
 

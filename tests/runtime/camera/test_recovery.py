@@ -1,4 +1,4 @@
-"""The recovery of a camera, in simulated time: stalls, unplugging, wrong links, permissions, firmware, several cameras."""
+"""The recovery of a camera, in simulated time: stalls, unplugging, wrong links, permission, firmware."""
 
 from __future__ import annotations
 

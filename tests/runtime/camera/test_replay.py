@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("pyrealsense2", reason="needs the extra `camera` and the system's libusb-1.0", exc_type=ImportError)
 
-from zerograsp_edge.runtime.bundle import load_bundle  # noqa: E402
-from zerograsp_edge.runtime.camera.playback import Playback  # noqa: E402
-from zerograsp_edge.runtime.camera.simulated import SimulatedCamera  # noqa: E402
-from zerograsp_edge.runtime.camera.software import SoftwareCamera  # noqa: E402
-from zerograsp_edge.runtime.errors import EndOfFrames  # noqa: E402
-from zerograsp_edge.runtime.models import EDGE_MODEL  # noqa: E402
-from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
-from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter  # noqa: E402
+from zerograsp_edge.runtime.bundle import load_bundle
+from zerograsp_edge.runtime.camera.playback import Playback
+from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
+from zerograsp_edge.runtime.camera.software import SoftwareCamera
+from zerograsp_edge.runtime.errors import EndOfFrames
+from zerograsp_edge.runtime.models import EDGE_MODEL
+from zerograsp_edge.runtime.pipeline import Pipeline
+from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter
 
 
 @pytest.mark.slow

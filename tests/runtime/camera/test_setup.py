@@ -87,7 +87,7 @@ def test_doctor_explains_a_missing_library(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(MissingExtra, match=r"lacks a library: libusb.* apt-get install libusb-1.0-0"):
         librealsense()
     check = next(c for c in diagnose(tmp_path) if c.name == "pyrealsense2")
-    assert check.status == "missing" and "libusb" in check.detail and check.fix.startswith("sudo apt-get install libusb")
+    assert check.status == "missing" and "libusb" in check.detail and "apt-get install libusb" in check.fix
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,8 @@ def test_messages_of_librealsense_are_explained(said: str, kind: type[CameraErro
 def test_a_missing_profile_names_what_there_is() -> None:
     offered = {(640, 480, 15), (640, 480, 6), (1280, 720, 6)}
     slow = DeviceInfo("9", "D435", usb="2.1")
-    assert "offers 6, 15 frames per second; it is on a USB 2.1" in str(no_profile(slow, "depth", (640, 480), 30, offered))
+    said = str(no_profile(slow, "depth", (640, 480), 30, offered))
+    assert "offers 6, 15 frames per second; it is on a USB 2.1" in said
     assert str(no_profile(D435, "depth", (848, 480), 30, offered)).endswith("it offers 640x480, 1280x720")
     assert "no such stream" in str(no_profile(D435, "colour", (848, 480), 30, set()))
 
@@ -143,7 +144,7 @@ def test_sources_by_name(tmp_path: Path) -> None:
     with open_camera("sim:4") as camera:
         assert camera.name == "simulated scene 4" and not camera.live and camera.clock == "own"
         assert camera.counters.frames == 0
-    for bad, said in (("sim:x", "number"), ("webcam", "expected realsense"), (str(tmp_path / "a.mp4"), "expected realsense")):
+    for bad, said in (("sim:x", "number"), ("webcam", "expected realsense"), (str(tmp_path / "a.mp4"), "expected")):
         with pytest.raises(CameraError, match=said):
             open_camera(bad)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-rs = pytest.importorskip("pyrealsense2", reason="needs the extra `camera` and the system's libusb-1.0", exc_type=ImportError)
+rs = pytest.importorskip("pyrealsense2", reason="needs the extra `camera` and libusb-1.0", exc_type=ImportError)
 
 from zerograsp_edge.runtime.camera.backend import DeviceFault, DeviceInfo, SetupFault  # noqa: E402
 from zerograsp_edge.runtime.camera.realsense.camera import RealSenseCamera  # noqa: E402
@@ -102,7 +102,7 @@ def test_depth_that_does_not_fit_is_refused() -> None:
         def read(self) -> Frame:
             return far
 
-    with pytest.raises(CameraError, match="16 bits of 0.0001 m"):
+    with pytest.raises(CameraError, match=r"16 bits of 0\.0001 m"):
         next(shots(Far(), None, 0.0001))  # type: ignore[arg-type]
 
 
@@ -134,7 +134,8 @@ def test_alignment_against_the_definition() -> None:
             z = depth[v, u] / 1000
             # The square of a pixel, from corner to corner, as librealsense fills it.
             corners = [
-                (K[:2, :2] @ ((np.array([u + s, v + s]) - k[:2, 2]) / 60 * z + pose[:2, 3]) / z + K[:2, 2]) for s in (-0.5, 0.5)
+                K[:2, :2] @ ((np.array([u + s, v + s]) - k[:2, 2]) / 60 * z + pose[:2, 3]) / z + K[:2, 2]
+                for s in (-0.5, 0.5)
             ]
             (x0, y0), (x1, y1) = ((int(np.floor(c[0] + 0.5)), int(np.floor(c[1] + 0.5))) for c in corners)
             if x0 < 0 or y0 < 0 or x1 >= W or y1 >= H:
@@ -206,7 +207,8 @@ def test_distorted_colour_becomes_a_pinhole_picture() -> None:
             colour[round(float(w)), round(float(u))] = 200
             depth[round(float(w)), round(float(u))] = 600
     config = replace(CONFIG, width=320, height=240)
-    with camera([shot(1, depth, colour)], Optics(k, k, size, size, np.eye(4), distortion=coefficients), config) as source:
+    optics = Optics(k, k, size, size, np.eye(4), distortion=coefficients)
+    with camera([shot(1, depth, colour)], optics, config) as source:
         frame = source.read()
     rows = slice(10, 230)
     bright = np.array([row[250:].argmax() for row in (frame.rgb[rows, :, 0] > 115)])
@@ -232,7 +234,8 @@ def test_faults_of_every_kind_are_counted() -> None:
 
 
 def test_an_end_after_a_restart_is_an_end() -> None:
-    with camera([shot(1), Silence(5.0), shot(2)], config=replace(CONFIG, recovery=RecoveryConfig(restarts=9))) as source:
+    config = replace(CONFIG, recovery=RecoveryConfig(restarts=9))
+    with camera([shot(1), Silence(5.0), shot(2)], config=config) as source:
         assert [frame.name for frame in read_all(source)] == ["000001", "000002"]
         assert source.counters.restarts >= 1
 

@@ -65,7 +65,8 @@ def test_halves_that_stay_alone() -> None:
 
 def test_corrupted_ones_did_arrive() -> None:
     zero, small = np.zeros_like(DEPTH), np.full((8, 8), 500, np.uint16)
-    used, counters = vetted([capture(1), capture(2, zero), capture(3, small), capture(4, colour=COLOUR * 0), capture(5)])
+    bad = [capture(2, zero), capture(3, small), capture(4, colour=COLOUR * 0)]
+    used, counters = vetted([capture(1), *bad, capture(5)])
     assert used == [1, 5] and counters == CameraCounters(corrupted=3)
 
 
