@@ -33,6 +33,9 @@ RATES = {
 APART = 3
 # Longer than a stall takes to be noticed, s.
 STALL = 0.9
+# A stall this soon after another one, numbers, is answered with a reset; one after so many, with a restart again. In
+# between it depends on what counts as a delivery, hence there is none.
+SOON, LATE = 15, 30
 
 
 @dataclass
@@ -57,6 +60,7 @@ class FaultyFeed:
         rng = np.random.default_rng(self.seed)
         self._noise = rng.integers(0, 2**16, (HEIGHT, WIDTH), np.uint16)
         self._speckle = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        self._stalled_at, self._rung = -LATE, 0
         self._small = np.full((WRONG_SIZE[1], WRONG_SIZE[0]), 700, np.uint16)
 
     def __iter__(self) -> Iterator[Shot | Silence]:
@@ -68,6 +72,10 @@ class FaultyFeed:
             drawn = int(np.searchsorted(shares, rng.random(), side="right"))
             quiet -= 1
             if quiet >= 0 or drawn == len(names) or number >= self.count - APART:
+                self.injected.frames += 1
+                yield self._shot(number)
+                continue
+            if names[drawn] == "stall" and not self._may_stall(number):
                 self.injected.frames += 1
                 yield self._shot(number)
                 continue
@@ -96,7 +104,10 @@ class FaultyFeed:
         elif name == "stall":
             injected.frames += 1
             injected.stalls += 1
-            injected.restarts += 1
+            self._rung = 2 if number - self._stalled_at <= SOON else 1
+            injected.restarts += self._rung == 1
+            injected.resets += self._rung == 2
+            self._stalled_at = number
             yield Silence(STALL)
             yield sound
         else:
@@ -104,6 +115,11 @@ class FaultyFeed:
             depth = {"wrong size": self._small, "depth zero": np.zeros_like(self._noise), "depth noise": self._noise}
             colour = {"colour zero": np.zeros_like(self._speckle), "colour noise": self._speckle}
             yield Shot(number, sound.time, depth.get(name, sound.depth), colour.get(name, sound.colour))
+
+    def _may_stall(self, number: int) -> bool:
+        """Whether it is known what the camera does about it; after a reset that did not help it would be given up."""
+        since = number - self._stalled_at
+        return since > LATE or (since <= SOON and self._rung == 1)
 
     def _shot(self, number: int) -> Shot:
         depth, colour = (picture.copy() for picture in self._pictures[number % len(self._pictures)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,11 @@ from zerograsp_edge.runtime.camera.base import CameraCounters
 from zerograsp_edge.runtime.camera.capture import Capture, Streams
 from zerograsp_edge.runtime.camera.recovery import State, Supervisor
 from zerograsp_edge.runtime.errors import CameraError, EndOfFrames
+
+logger = logging.getLogger(__name__)
+
+# The driver may hang in a call to a device that is gone; whoever closes the camera shall not, s.
+_STUCK = 10.0
 
 
 class MonotonicClock:
@@ -92,8 +98,12 @@ class Reader:
             self._closing = True
             self._waiting = None
             self._changed.notify_all()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(_STUCK)
+        if self._thread.is_alive():
+            logger.warning("librealsense does not let go of %s; it is left behind", self._thread.name)
+        else:
             self._supervisor.close()
 
     def _run(self) -> None:

@@ -36,12 +36,15 @@ def set_options(rs: ModuleType, device: Any, info: DeviceInfo, config: RealSense
         _set(rs, depth, "inter_cam_sync_mode", {"master": 1.0, "slave": 2.0}[config.sync], info)
     # A long exposure must not slow colour down: it would no longer come with depth.
     _set(rs, colour, "auto_exposure_priority", 0.0, info, wanted=False)
-    for sensor, value in ((depth, config.exposure), (colour, config.colour_exposure)):
+    exposures = [(depth, config.exposure), (colour, config.colour_exposure)]
+    if colour is depth:  # a D405, whose colour is the left imager's
+        if config.exposure is not None and config.colour_exposure is not None:
+            raise SetupFault(f"{info} has one sensor for depth and colour; give exposure or colour_exposure, not both")
+        exposures = [max(exposures, key=lambda entry: entry[1] is not None)]
+    for sensor, value in exposures:
+        _set(rs, sensor, "enable_auto_exposure", float(value is None), info, wanted=False)
         if value is not None:
-            _set(rs, sensor, "enable_auto_exposure", 0.0, info, wanted=False)
             _set(rs, sensor, "exposure", float(value), info)
-        elif sensor is depth or config.exposure is None:  # on a D405 both are one sensor
-            _set(rs, sensor, "enable_auto_exposure", 1.0, info, wanted=False)
 
 
 def _set(rs: ModuleType, sensor: Any, name: str, value: float, info: DeviceInfo, *, wanted: bool = True) -> None:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+import zerograsp_edge.runtime.camera.reader as reader_module
 from zerograsp_edge.runtime.camera.backend import DeviceInfo
 from zerograsp_edge.runtime.camera.capture import Capture, Streams
 from zerograsp_edge.runtime.camera.reader import MonotonicClock
@@ -152,6 +153,26 @@ def test_closing_ends_a_waiting_read() -> None:
         camera.read()
     camera.close()
     camera.close()
+
+
+def test_closing_does_not_hang_with_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "_STUCK", 0.05)
+    backend, released = GatedBackend(), threading.Event()
+    backend.gate.release()
+    camera = RealSenseCamera(CONFIG, clock=StandingClock(), backend=backend)
+    camera.read()
+    stuck = threading.Event()
+
+    def hang(timeout: float) -> None:
+        stuck.set()
+        released.wait()
+
+    monkeypatch.setattr(backend, "wait", hang)
+    stuck.wait()
+    camera.close()
+    with pytest.raises(CameraError, match="closed"):
+        camera.read()
+    released.set()
 
 
 def test_sleeps_end_when_the_camera_is_closed() -> None:

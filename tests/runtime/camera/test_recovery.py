@@ -265,7 +265,7 @@ def test_frames_end_a_series_of_failures(backend: FakeBackend) -> None:
     assert supervisor.counters.stalls == supervisor.counters.restarts == 10 and "reset" not in backend.calls()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["silent", "unplug", "throw", "deaf"]), st.floats(0.05, 12)), max_size=6))
 def test_whatever_happened_frames_resume_once_it_is_plugged_in_again(faults: list[tuple[str, float]]) -> None:
     clock = FakeClock()

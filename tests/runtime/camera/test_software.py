@@ -263,6 +263,44 @@ def test_options_that_do_not_exist() -> None:
         opened(replace(CONFIG, sync="master"))
 
 
+def one_sensor() -> tuple[object, object]:
+    """A device whose colour and depth come from one sensor, as those of a D405, and that sensor."""
+    device = rs.software_device()
+    device.register_info(rs.camera_info.serial_number, "405")
+    sensor = device.add_sensor("Stereo Module")
+    sensor.add_read_only_option(rs.option.depth_units, 0.0001)
+    for option, most in ((rs.option.enable_auto_exposure, 1.0), (rs.option.exposure, 165000.0)):
+        limits = rs.option_range()
+        limits.min, limits.max, limits.step, limits.default = 0.0, most, 1.0, 1.0
+        sensor.add_option(option, limits, True)
+    profiles = []
+    for uid, (stream, form, size) in enumerate(
+        ((rs.stream.depth, rs.format.z16, 2), (rs.stream.color, rs.format.rgb8, 3))
+    ):
+        video = rs.video_stream()
+        video.type, video.fmt, video.bpp, video.uid, video.index, video.fps = stream, form, size, uid, 0, 30
+        video.width, video.height, video.intrinsics = W, H, _intrinsics(rs, K, (W, H), (0, 0, 0, 0, 0))
+        profiles.append(sensor.add_video_stream(video))
+    pose = rs.extrinsics()
+    pose.rotation, pose.translation = np.eye(3).ravel().tolist(), [0, 0, 0]
+    profiles[0].register_extrinsics_to(profiles[1], pose)
+    return device, sensor
+
+
+def test_one_sensor_for_both_streams() -> None:
+    device, sensor = one_sensor()
+    info = DeviceInfo("405", "D405")
+    for exposures, automatic, value in (({}, 1.0, None), ({"exposure": 8000}, 0.0, 8000.0),
+                                        ({"colour_exposure": 900}, 0.0, 900.0)):  # fmt: skip
+        Session(rs, device, info, replace(CONFIG, **exposures)).stop()
+        assert sensor.get_option(rs.option.enable_auto_exposure) == automatic  # type: ignore[attr-defined]
+        assert value is None or sensor.get_option(rs.option.exposure) == value  # type: ignore[attr-defined]
+    with pytest.raises(SetupFault, match="one sensor"):
+        Session(rs, device, info, replace(CONFIG, exposure=1, colour_exposure=1))
+    with pytest.raises(SetupFault, match=r"exposure must lie in 0\.\.165000, got 200000"):
+        Session(rs, device, info, replace(CONFIG, exposure=200_000))
+
+
 def test_a_device_is_free_after_a_failed_start() -> None:
     device = SoftwareDevice(rs, REGISTERED, 30)
     info = DeviceInfo("42", "D4")
