@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pyrealsense2", reason="needs the extra `camera` and the system's libusb-1.0", exc_type=ImportError)
 
-import zerograsp_edge.runtime.camera.playback as playback_module
+import zerograsp_edge.runtime.camera.tape as tape_module
 from zerograsp_edge.runtime.camera.base import CameraCounters
 from zerograsp_edge.runtime.camera.files import FrameFolder
 from zerograsp_edge.runtime.camera.opening import open_camera
@@ -71,7 +71,7 @@ def test_every_frame_once_as_it_was_recorded(recording: Path) -> None:
 def test_replay_is_the_same_whatever_the_reader_does(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Playback(recording) as playback:
         first = [fingerprint(frame) for frame in playback]
-    monkeypatch.setattr(playback_module, "_PATIENCE", 0.2)  # a reader so slow that the file is put aside
+    monkeypatch.setattr(tape_module, "_PATIENCE", 0.2)  # a reader so slow that the file is put aside
     with Playback(recording) as playback:
         slow = []
         for number, frame in enumerate(playback):
