@@ -27,7 +27,6 @@ class DeviceInfo:
     Attributes:
         firmware, recommended_firmware: versions; empty when not known.
         usb: of the link, such as `3.2` or `2.1`; empty when not known.
-        port: where it is plugged in.
         recovery: it waits for a firmware and cannot stream.
     """
 
@@ -36,7 +35,6 @@ class DeviceInfo:
     firmware: str = ""
     recommended_firmware: str = ""
     usb: str = ""
-    port: str = ""
     recovery: bool = False
 
     def __str__(self) -> str:

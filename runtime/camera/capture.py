@@ -77,14 +77,12 @@ class Streams:
     Attributes:
         intrinsics: (3, 3) float32, pixels, of the frames: of colour.
         depth_shape, colour_shape: (rows, columns) of the pictures as they come.
-        fps: pictures a second.
         develop: capture -> pictures of a frame.
     """
 
     intrinsics: np.ndarray
     depth_shape: tuple[int, int]
     colour_shape: tuple[int, int]
-    fps: float
     develop: Callable[[Capture], Developed]
 
 

@@ -99,7 +99,6 @@ def describe(rs: Any, device: Any) -> DeviceInfo:
         firmware=said("firmware_version"),
         recommended_firmware=said("recommended_firmware_version"),
         usb=said("usb_type_descriptor"),
-        port=said("physical_port"),
         recovery=bool(device.is_update_device()),
     )
 

@@ -88,7 +88,7 @@ class Session:
         for sensor, _ in groups:
             sensor.start(self._syncer)
         width, height = config.depth_size
-        return Streams(processing.intrinsics, (height, width), (config.height, config.width), config.fps, processing)
+        return Streams(processing.intrinsics, (height, width), (config.height, config.width), processing)
 
     def wait(self, timeout: float) -> Capture | None:
         """The next delivery of the syncer; None when nothing has come within `timeout` s."""

@@ -75,7 +75,7 @@ class FakeBackend:
         self._note("start")
         self.on_start()
         self.device, self.number = device, 0
-        return Streams(np.eye(3, dtype=np.float32), SHAPE, SHAPE, 1 / PERIOD, develop)
+        return Streams(np.eye(3, dtype=np.float32), SHAPE, SHAPE, develop)
 
     def wait(self, timeout: float) -> Capture | None:
         assert self.device is not None and timeout >= 0

@@ -45,7 +45,7 @@ class GatedBackend:
 
     def start(self, device: DeviceInfo) -> Streams:
         self.started = True
-        return Streams(K, SHAPE, SHAPE, 30.0, develop)
+        return Streams(K, SHAPE, SHAPE, develop)
 
     def wait(self, timeout: float) -> Capture | None:
         self.waits += 1
