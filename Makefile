@@ -51,6 +51,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/segmentation.py --reconstruct 25
 	$(VENV)/bin/python benchmarks/grasp_labels.py
 	$(VENV)/bin/python benchmarks/picking.py
+	$(VENV)/bin/python benchmarks/camera.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/roofline.py
@@ -65,6 +66,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/segmentation.py --quick
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
 	$(VENV)/bin/python benchmarks/picking.py --quick
+	$(VENV)/bin/python benchmarks/camera.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 	$(VENV)/bin/python benchmarks/franka.py --quick
 	$(VENV)/bin/python benchmarks/roofline.py --quick
