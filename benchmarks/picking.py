@@ -6,8 +6,9 @@ object: a new frame, then of the objects not tried yet the proposal with the bes
 from 0.1 m, close, lift, hold, carry to the drop zone. "Per object" is the share of the scene's objects that end in
 the drop zone; "per attempt" the share of executed attempts whose object does. The world persists: what an attempt
 pushes stays pushed. Touching something on the way in is no failure by itself; an attempt that touched and failed is
-called collided. Picks per hour: simulated robot time (without waiting for the computer) plus measured perception
-time.
+called collided. "ours, grasp loop" leaves all of that to the product's own loop instead, which verifies every pick by
+the gripper and a new frame, and tries an object again elsewhere when it failed. Picks per hour: simulated robot time
+(without waiting for the computer) plus measured perception time.
 
 Results are kept scene by scene, so that a run can be stopped and continued:
 
@@ -33,6 +34,7 @@ from typing import Any
 import torch  # noqa: F401  before OpenGL: Mesa and PyTorch's compiler each bring an LLVM, and in this order both work
 from harness import CACHE, report
 from parts import picking_table
+from parts.picking_loop import LIMITS, clear_with_loop
 from parts.picking_methods import Oracle, Ours, chance, top_down
 from parts.picking_scene import KINDS, Method, work_through
 from peers.contact_graspnet import ContactGraspNet, Unavailable
@@ -45,11 +47,14 @@ from zerograsp_edge.runtime.grasp.gripper import SIMULATED
 from zerograsp_edge.runtime.grasp.refine import RefineConfig
 from zerograsp_edge.runtime.models import EDGE_MODEL
 from zerograsp_edge.runtime.pipeline import Pipeline
+from zerograsp_edge.runtime.simulation.scenes import SceneKind
 
 OURS, NETWORK, UNREFINED = "ours", "ours, network's grasps only", "ours, unrefined"
+LOOP = "ours, grasp loop"
 ORACLE, CGN, TOP_DOWN, CHANCE = "oracle", "Contact-GraspNet", "top-down", "random"
-METHODS = (OURS, NETWORK, UNREFINED, ORACLE, CGN, TOP_DOWN, CHANCE)
+METHODS = (OURS, LOOP, NETWORK, UNREFINED, ORACLE, CGN, TOP_DOWN, CHANCE)
 VERSION = 1  # of the scenes and of how an attempt goes: results of another one are not mixed in
+Worker = Callable[[SceneKind, int], dict[str, Any]]
 SUPPORT = Support(clearance=0.002, thickness=0.006)
 
 
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     console = Console(stderr=True)
     store = Store(options.results)
-    made: dict[str, Callable[[], Method]] = {}
+    made: dict[str, Worker] = {}
     skipped: dict[str, str] = {}
     # Scene by scene, so that a run that is stopped has all methods on the same scenes.
     steps = [
@@ -69,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         try:
             if name not in made:
-                made[name] = method(name, options.bundle, options.threads)
+                made[name] = worker(name, options.bundle, options.threads)
         except Unavailable as reason:
             skipped[name] = str(reason)
             console.print(f"{name}: skipped: {reason}")
             continue
-        record = work_through(kind, index, made[name]())
+        record = made[name](kind, index)
         store.add(record | {"method": name, "tag": tag})
         console.print(f"{kind} {index}, {name}: {len(record['picked'])} of {record['objects']} picked")
     wanted = {tag_of(name, options.bundle) for name in options.methods}
@@ -119,6 +124,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def worker(name: str, bundle: Path, threads: int) -> Worker:
+    """What works through a scene and returns its record. Raises Unavailable."""
+    if name == LOOP:
+        pipeline = Pipeline(load_bundle(bundle), threads=threads, refine=refinement(name))
+        return lambda kind, index: clear_with_loop(kind, index, pipeline)
+    anew = method(name, bundle, threads)
+    return lambda kind, index: work_through(kind, index, anew())
+
+
 def method(name: str, bundle: Path, threads: int) -> Callable[[], Method]:
     """Makes the method anew for every scene; what is slow to load is shared. Raises Unavailable."""
     if name == ORACLE:
@@ -136,16 +150,17 @@ def method(name: str, bundle: Path, threads: int) -> Callable[[], Method]:
 def refinement(name: str) -> RefineConfig | None:
     if name == UNREFINED:
         return None
-    return RefineConfig(
-        gripper=SIMULATED, support=SUPPORT, antipodal=AntipodalConfig() if name == OURS else None
-    )
+    antipodal = None if name == NETWORK else AntipodalConfig()
+    return RefineConfig(gripper=SIMULATED, support=SUPPORT, antipodal=antipodal)
 
 
 @cache
 def tag_of(name: str, bundle: Path) -> str:
     """A method with all that its results depend on."""
     what = [name, VERSION]
-    if name in (OURS, NETWORK, UNREFINED):
+    if name == LOOP:
+        what += [repr(LIMITS)]
+    if name in (OURS, LOOP, NETWORK, UNREFINED):
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         what += [repr(refinement(name)), json.dumps(manifest, sort_keys=True)]
     return f"{name} {hashlib.sha256(repr(what).encode()).hexdigest()[:12]}"

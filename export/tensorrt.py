@@ -187,7 +187,7 @@ class EngineBuilder:
             trt.DataType.BOOL: "bool",
         }
         for what, found in (("inputs", inputs), ("outputs", outputs)):
-            got = {tensor.name: types.get(tensor.dtype, str(tensor.dtype)) for tensor in found}
+            got = {io_tensor.name: types.get(io_tensor.dtype, str(io_tensor.dtype)) for io_tensor in found}
             if got != dict(tensors[what]):
                 raise BuildError(
                     f"{onnx}: expected the {what} {_listed(tensors[what])}, TensorRT found {_listed(got)}; "

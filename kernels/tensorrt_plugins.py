@@ -20,8 +20,8 @@ from pathlib import Path
 LIBRARY = "libzerograsp_trt.so"
 NAMESPACE, VERSION = "zerograsp", "1"
 PLUGINS = (
-    "GridConv", "OcclusionField", "OctreeAlign", "OctreeConv", "OctreeDownsample", "OctreeMlp", "OctreeNeighbor",
-    "OctreeResidual", "OctreeUpsample",
+    "GridConv", "OcclusionField", "OctreeAlign", "OctreeConv", "OctreeConvInt8", "OctreeDownsample", "OctreeMlp",
+    "OctreeNeighbor", "OctreeResidual", "OctreeUpsample",
 )  # fmt: skip
 
 _KERNELS = Path(__file__).resolve().parent

@@ -43,6 +43,13 @@ def find_library(tensorrt: str, capability: tuple[int, int]) -> Path | None:
     return path if path.is_file() else None
 
 
+def libraries() -> list[Path]:
+    """All libraries that were built from these sources, for whatever TensorRT and GPU."""
+    cached = sorted(cache_folder().glob(f"tensorrt-*/{_digest()}/{LIBRARY}"))
+    installed = tensorrt_plugins.installed_library()
+    return cached if installed is None else [installed, *cached]
+
+
 def build_library(
     tensorrt: str, capability: tuple[int, int], progress: Callable[[str], None] = lambda line: None
 ) -> Path:

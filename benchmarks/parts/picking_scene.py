@@ -125,21 +125,44 @@ def draw_mount(world: World, rng: np.random.Generator) -> tuple[CameraMount, np.
     return CameraMount(pose), intrinsics
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A fresh copy of a seeded scene with its robot.
+
+    Attributes:
+        intrinsics: (3, 3) pixels, of the camera.
+        seed: of the camera's noise.
+        families: shape family by object.
+    """
+
+    robot: SimulatedRobot
+    intrinsics: np.ndarray
+    seed: int
+    split: Split
+    families: dict[int, str]
+
+
+def draw_scene(kind: SceneKind, index: int) -> Scene:
+    """Scene number `index` of a kind, the same for every method."""
+    world, split = draw_world(kind, index)
+    rng = np.random.default_rng((FIRST_SEED, index, list(KINDS).index(kind)))
+    mount, intrinsics = draw_mount(world, rng)
+    families = {item.object_id: item.family for item in world.objects}
+    return Scene(SimulatedRobot(world, mount), intrinsics, int(rng.integers(1 << 31)), split, families)
+
+
 def work_through(kind: SceneKind, index: int, method: Method) -> dict[str, Any]:
     """A fresh copy of the scene, one attempt per object, best proposal first, a new frame before every attempt.
 
     Returns:
         A record for the results file: the attempts in order, simulated and perception seconds.
     """
-    world, split = draw_world(kind, index)
-    rng = np.random.default_rng((FIRST_SEED, index, list(KINDS).index(kind)))
-    mount, intrinsics = draw_mount(world, rng)
-    robot = SimulatedRobot(world, mount)
-    families = {item.object_id: item.family for item in world.objects}
+    scene = draw_scene(kind, index)
+    robot, families = scene.robot, scene.families
     attempts: list[Attempt] = []
     reasons: dict[int, str] = {}
     perception, frames = 0.0, 0
-    with RobotCamera(robot, intrinsics, int(rng.integers(1 << 31))) as camera:
+    with RobotCamera(robot, scene.intrinsics, scene.seed) as camera:
         while True:
             tried = {a.object_id for a in attempts} | set(robot.placed) | set(robot.lost)
             if len(tried) == len(families):
@@ -172,7 +195,7 @@ def work_through(kind: SceneKind, index: int, method: Method) -> dict[str, Any]:
                 Attempt(object_id, families[object_id], outcome, reason=reasons.get(object_id, ""))
             )
     return {
-        "kind": kind, "index": index, "split": split, "objects": len(families), "picked": sorted(picked),
+        "kind": kind, "index": index, "split": scene.split, "objects": len(families), "picked": sorted(picked),
         "robot_s": round(robot.now(), 3), "perception_s": round(perception, 4), "frames": frames,
         "attempts": [asdict(a) for a in attempts],
     }  # fmt: skip

@@ -11,12 +11,30 @@ constexpr int kThreads = 256;
 // One thread per pixel of the padded picture.
 __global__ void __launch_bounds__(kThreads)
     pad_kernel(const std::uint8_t* rgb, int height, int width, int padded_height, int padded_width, std::uint8_t* padded) {
-  const auto i = static_cast<std::uint32_t>(global_thread());
-  if (i >= static_cast<std::uint32_t>(padded_height) * static_cast<std::uint32_t>(padded_width)) return;
-  const int u = static_cast<int>(i % static_cast<std::uint32_t>(padded_width));
-  const int v = static_cast<int>(i / static_cast<std::uint32_t>(padded_width));
+  const auto i = static_cast<std::uint32_t>(global_thread()), across = static_cast<std::uint32_t>(padded_width);
+  if (i >= static_cast<std::uint32_t>(padded_height) * across) return;
+  const int u = static_cast<int>(i % across), v = static_cast<int>(i / across);
   const std::uint8_t* from = rgb + 3 * (static_cast<std::int64_t>(v < height ? v : height - 1) * width + (u < width ? u : width - 1));
   for (int c = 0; c < 3; ++c) padded[3 * static_cast<std::int64_t>(i) + c] = from[c];
+}
+
+// The same by words of four bytes, of which rows are made: the picture, which may lie in host memory, is read once. One
+// thread per word of the padded picture.
+__global__ void __launch_bounds__(kThreads) pad_words_kernel(const std::uint32_t* rgb, int height, int width, int padded_height,
+                                                             int padded_width, std::uint32_t* padded) {
+  const int words = width * 3 / 4, padded_words = padded_width * 3 / 4;
+  const auto i = static_cast<std::uint32_t>(global_thread()), across = static_cast<std::uint32_t>(padded_words);
+  if (i >= static_cast<std::uint32_t>(padded_height) * across) return;
+  const int word = static_cast<int>(i % across), v = static_cast<int>(i / across);
+  const std::uint32_t* row = rgb + static_cast<std::int64_t>(v < height ? v : height - 1) * words;
+  if (word < words) {
+    padded[i] = row[word];
+    return;
+  }
+  const std::uint32_t last = row[words - 1] >> 8;  // the last pixel, red in the lowest byte
+  std::uint32_t out = 0;
+  for (int k = 0; k < 4; ++k) out |= (last >> (8 * ((4 * word + k) % 3)) & 0xffu) << (8 * k);
+  padded[i] = out;
 }
 
 template <class T>
@@ -64,6 +82,12 @@ int zg_cuda_pad_image(const uint8_t* rgb, int32_t height, int32_t width, int32_t
   ZG_TRY(expect_size("padded_width", padded_width, width, 1 << 14));
   ZG_TRY(expect_pointer("rgb", rgb, true));
   ZG_TRY(expect_pointer("padded", padded, true));
+  const std::uintptr_t all = reinterpret_cast<std::uintptr_t>(rgb) | reinterpret_cast<std::uintptr_t>(padded) |
+                             static_cast<std::uintptr_t>(width) | static_cast<std::uintptr_t>(padded_width);
+  if (all % 4 == 0)
+    return launch(pad_words_kernel, blocks_for(static_cast<std::int64_t>(padded_height) * padded_width / 4 * 3, kThreads), kThreads,
+                  stream, reinterpret_cast<const std::uint32_t*>(rgb), height, width, padded_height, padded_width,
+                  reinterpret_cast<std::uint32_t*>(padded));
   return launch(pad_kernel, blocks_for(static_cast<std::int64_t>(padded_height) * padded_width, kThreads), kThreads, stream, rgb,
                 height, width, padded_height, padded_width, padded);
 }

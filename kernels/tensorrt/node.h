@@ -17,9 +17,11 @@ namespace tensorrt {
 enum class Element {
   kFeature,  // float32 or float16, the same for all of a node
   kFloat,
+  kInt8,
   kInt32,
   kInt64,
-  kBool   // a byte, 0 or 1: TensorRT gives plugins no uint8
+  kBool,  // a byte, 0 or 1: TensorRT gives plugins no uint8
+  kStored  // as the attribute `output` says
 };
 
 // Shapes are written as in kernels/README.md, one word a dimension: a number, a symbol ("Cin"), a multiple of one ("8S").
@@ -32,12 +34,14 @@ struct Tensor {
 };
 
 // Bits of Node::attributes.
-enum Attribute : unsigned { kActivation = 1, kEdge = 2, kResolution = 4 };
+enum Attribute : unsigned { kActivation = 1, kEdge = 2, kResolution = 4, kQuantized = 8 };
 
 struct Attributes {
   std::int32_t activation = kZgNone;
   float edge = 0.0f;  // mm
   std::int32_t resolution = 0;
+  float x_scale = 0.0f, y_scale = 0.0f;  // kQuantized: what an int8 stands for; y_scale counts with int8 output only
+  std::int32_t output = kZgFloat32;      // kQuantized: ZgType
 };
 
 // What a launch gets. Types and shapes have been checked.

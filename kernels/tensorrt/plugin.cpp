@@ -24,6 +24,7 @@ constexpr char kInputs[] = "inputs";  // the field with the number of inputs, fo
 constexpr std::int32_t kMaxResolution = 32;
 
 const char* const kActivations[] = {"none", "gelu", "elu", "relu"};  // by ZgActivation
+const char* const kOutputs[] = {"float32", "float16", "int8"};       // by ZgType
 
 // Runs f, which returns what the caller shall return; an exception goes to the log and gives `failure`.
 template <class Result, class F>
@@ -52,7 +53,8 @@ std::string name_of(DataType type) {
   }
 }
 
-static_assert(static_cast<int>(DataType::kFLOAT) == kZgFloat32 && static_cast<int>(DataType::kHALF) == kZgFloat16,
+static_assert(static_cast<int>(DataType::kFLOAT) == kZgFloat32 && static_cast<int>(DataType::kHALF) == kZgFloat16 &&
+                  static_cast<int>(DataType::kINT8) == kZgInt8,
               "features are passed on to the kernels by TensorRT's number of their type");
 
 // Is it what the element needs, where `feature` is the type of the node's first input?
@@ -60,6 +62,7 @@ bool fits(Element element, DataType type, DataType feature) {
   switch (element) {
     case Element::kFeature: return type == feature && (type == DataType::kFLOAT || type == DataType::kHALF);
     case Element::kFloat: return type == DataType::kFLOAT;
+    case Element::kInt8: return type == DataType::kINT8;
     case Element::kInt32: return type == DataType::kINT32;
     case Element::kInt64: return type == DataType::kINT64;
     default: return type == DataType::kBOOL;
@@ -71,14 +74,16 @@ std::string expected_type(Element element, bool first, DataType feature) {
     case Element::kFeature:
       return first || !fits(Element::kFeature, feature, feature) ? "float32 or float16" : name_of(feature) + ", as the first input is";
     case Element::kFloat: return "float32";
+    case Element::kInt8: return "int8";
     case Element::kInt32: return "int32";
     case Element::kInt64: return "int64";
     default: return "bool";
   }
 }
 
-DataType output_type(const Node& node, DataType feature) {
+DataType output_type(const Node& node, const Attributes& attributes, DataType feature) {
   switch (node.output.element) {
+    case Element::kStored: return static_cast<DataType>(attributes.output);
     case Element::kFeature: return feature;
     case Element::kFloat: return DataType::kFLOAT;
     default: return DataType::kINT32;
@@ -88,17 +93,21 @@ DataType output_type(const Node& node, DataType feature) {
 // ---- attributes ----
 
 std::string text_of(const Node& node, const Attributes& attributes) {
-  std::string text;
-  const auto append = [&](const char* name, const std::string& value) {
-    text += std::string(text.empty() ? "" : " ") + name + "=" + value;
-  };
+  std::string text = node.name;
+  const auto append = [&](const char* name, const std::string& value) { text += std::string(" ") + name + "=" + value; };
   if (node.attributes & kActivation) append("activation", kActivations[attributes.activation]);
-  if (node.attributes & kEdge) {
-    char edge[32];
-    std::snprintf(edge, sizeof edge, "%.9g", static_cast<double>(attributes.edge));
-    append("edge", edge);
-  }
+  const auto number = [](float value) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
+    return std::string(digits);
+  };
+  if (node.attributes & kEdge) append("edge", number(attributes.edge));
   if (node.attributes & kResolution) append("resolution", std::to_string(attributes.resolution));
+  if (node.attributes & kQuantized) {
+    append("x_scale", number(attributes.x_scale));
+    append("y_scale", number(attributes.y_scale));
+    append("output", kOutputs[attributes.output]);
+  }
   return text;
 }
 
@@ -112,14 +121,23 @@ T scalar(const PluginField& field, PluginFieldType type, const char* expected) {
   return value;
 }
 
-std::int32_t activation_of(const PluginField& field) {
+// Index of the field's string among `names`.
+template <std::size_t kCount>
+std::int32_t choice(const PluginField& field, const char* const (&names)[kCount], const char* expected) {
+  const std::string attribute = std::string("attribute ") + field.name;
   if (field.type != PluginFieldType::kCHAR || field.data == nullptr || field.length < 0)
-    throw Error("attribute activation: expected a string, got field type " + std::to_string(static_cast<int>(field.type)));
+    throw Error(attribute + ": expected a string, got field type " + std::to_string(static_cast<int>(field.type)));
   std::string name(static_cast<const char*>(field.data), static_cast<std::size_t>(field.length));
   while (!name.empty() && name.back() == '\0') name.pop_back();
-  for (std::int32_t i = kZgNone; i <= kZgRelu; ++i)
-    if (name == kActivations[i]) return i;
-  throw Error("attribute activation: expected none, gelu, elu or relu, got '" + name + "'");
+  for (std::size_t i = 0; i < kCount; ++i)
+    if (name == names[i]) return static_cast<std::int32_t>(i);
+  throw Error(attribute + ": expected " + expected + ", got '" + name + "'");
+}
+
+float positive(const PluginField& field, const char* what) {
+  const float value = scalar<float>(field, PluginFieldType::kFLOAT32, "float32");
+  if (value > 0.0f && std::isfinite(value)) return value;
+  throw Error(std::string("attribute ") + field.name + ": expected " + what + " above 0, got " + std::to_string(value));
 }
 
 struct Settings {
@@ -129,31 +147,35 @@ struct Settings {
 
 Settings settings_of(const Node& node, const nvinfer1::PluginFieldCollection* fields) {
   Settings settings;
-  unsigned given = 0;
+  Attributes& a = settings.attributes;
   for (std::int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
     const PluginField& field = fields->fields[i];
     const std::string name = field.name;
-    if (name == "activation" && node.attributes & kActivation) {
-      settings.attributes.activation = activation_of(field);
-    } else if (name == "edge" && node.attributes & kEdge) {
-      settings.attributes.edge = scalar<float>(field, PluginFieldType::kFLOAT32, "float32");
-      given |= kEdge;
-      if (!(settings.attributes.edge > 0.0f) || !std::isfinite(settings.attributes.edge))
-        throw Error("attribute edge: expected a length in mm above 0, got " + std::to_string(settings.attributes.edge));
-    } else if (name == "resolution" && node.attributes & kResolution) {
-      const std::int32_t resolution = scalar<std::int32_t>(field, PluginFieldType::kINT32, "int32");
-      settings.attributes.resolution = resolution;
-      given |= kResolution;
-      if (resolution < 1 || resolution > kMaxResolution)
-        throw Error("attribute resolution: expected 1 to " + std::to_string(kMaxResolution) + ", got " + std::to_string(resolution));
+    const auto is = [&](const char* attribute, Attribute of) { return name == attribute && (node.attributes & of) != 0; };
+    if (is("activation", kActivation)) {
+      a.activation = choice(field, kActivations, "none, gelu, elu or relu");
+    } else if (is("edge", kEdge)) {
+      a.edge = positive(field, "a length in mm");
+    } else if (is("resolution", kResolution)) {
+      a.resolution = scalar<std::int32_t>(field, PluginFieldType::kINT32, "int32");
+      if (a.resolution < 1 || a.resolution > kMaxResolution)
+        throw Error("attribute resolution: expected 1 to " + std::to_string(kMaxResolution) + ", got " + std::to_string(a.resolution));
+    } else if (is("x_scale", kQuantized)) {
+      a.x_scale = positive(field, "a scale");
+    } else if (is("y_scale", kQuantized)) {
+      a.y_scale = positive(field, "a scale");
+    } else if (is("output", kQuantized)) {
+      a.output = choice(field, kOutputs, "float32, float16 or int8");
     } else if (name == kInputs) {
       settings.inputs = scalar<std::int32_t>(field, PluginFieldType::kINT32, "int32");
     } else if (name != "plugin_version" && name != "plugin_namespace") {
       throw Error("attribute " + name + ": the node has none of this name");
     }
   }
-  if (node.attributes & kEdge & ~given) throw Error("attribute edge: expected a length in mm, it is missing");
-  if (node.attributes & kResolution & ~given) throw Error("attribute resolution: expected 1 to 32, it is missing");
+  if (node.attributes & kEdge && a.edge == 0.0f) throw Error("attribute edge: expected a length in mm, it is missing");
+  if (node.attributes & kResolution && a.resolution == 0) throw Error("attribute resolution: expected 1 to 32, it is missing");
+  if (node.attributes & kQuantized && a.x_scale == 0.0f) throw Error("attribute x_scale: expected a scale, it is missing");
+  if (a.output == kZgInt8 && a.y_scale == 0.0f) throw Error("attribute y_scale: expected a scale for int8 output, it is missing");
   return settings;
 }
 
@@ -175,6 +197,11 @@ Creator::Creator(Node node) : node_(std::move(node)) {
   if (node_.attributes & kActivation) fields_.emplace_back("activation", nullptr, PluginFieldType::kCHAR, 0);
   if (node_.attributes & kEdge) fields_.emplace_back("edge", nullptr, PluginFieldType::kFLOAT32, 1);
   if (node_.attributes & kResolution) fields_.emplace_back("resolution", nullptr, PluginFieldType::kINT32, 1);
+  if (node_.attributes & kQuantized) {
+    fields_.emplace_back("x_scale", nullptr, PluginFieldType::kFLOAT32, 1);
+    fields_.emplace_back("y_scale", nullptr, PluginFieldType::kFLOAT32, 1);
+    fields_.emplace_back("output", nullptr, PluginFieldType::kCHAR, 0);
+  }
   collection_.nbFields = static_cast<std::int32_t>(fields_.size());
   collection_.fields = fields_.data();
 }
@@ -217,13 +244,21 @@ const char* Plugin::getPluginNamespace() const noexcept { return kNamespace; }
 const nvinfer1::PluginFieldCollection* Plugin::getFieldsToSerialize() noexcept {
   return guarded<const nvinfer1::PluginFieldCollection*>(node_, nullptr, [&] {
     fields_.clear();
-    if (node_.attributes & kActivation) {
-      const char* name = kActivations[attributes_.activation];
-      fields_.emplace_back("activation", name, PluginFieldType::kCHAR, static_cast<std::int32_t>(std::strlen(name)));
-    }
-    if (node_.attributes & kEdge) fields_.emplace_back("edge", &attributes_.edge, PluginFieldType::kFLOAT32, 1);
+    const auto add_text = [&](const char* name, const char* value) {
+      fields_.emplace_back(name, value, PluginFieldType::kCHAR, static_cast<std::int32_t>(std::strlen(value)));
+    };
+    const auto add_float = [&](const char* name, const float& value) {
+      fields_.emplace_back(name, &value, PluginFieldType::kFLOAT32, 1);
+    };
+    if (node_.attributes & kActivation) add_text("activation", kActivations[attributes_.activation]);
+    if (node_.attributes & kEdge) add_float("edge", attributes_.edge);
     if (node_.attributes & kResolution)
       fields_.emplace_back("resolution", &attributes_.resolution, PluginFieldType::kINT32, 1);
+    if (node_.attributes & kQuantized) {
+      add_float("x_scale", attributes_.x_scale);
+      if (attributes_.y_scale > 0.0f) add_float("y_scale", attributes_.y_scale);
+      add_text("output", kOutputs[attributes_.output]);
+    }
     fields_.emplace_back(kInputs, &inputs_, PluginFieldType::kINT32, 1);
     collection_.nbFields = static_cast<std::int32_t>(fields_.size());
     collection_.fields = fields_.data();
@@ -244,7 +279,7 @@ int32_t Plugin::getOutputDataTypes(DataType* outputs, int32_t, const DataType* i
         throw Error(std::string("input ") + tensor.name + ": expected " + expected_type(tensor.element, i == 0, inputs[0]) +
                     ", got " + name_of(inputs[i]));
     }
-    outputs[0] = output_type(node_, inputs[0]);
+    outputs[0] = output_type(node_, attributes_, inputs[0]);
     return 0;
   });
 }
@@ -265,7 +300,7 @@ bool Plugin::supportsFormatCombination(int32_t position, const nvinfer1::Dynamic
   const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
   const DataType feature = tensors[0].desc.type;
-  if (position >= input_count) return tensor.type == output_type(node_, feature);
+  if (position >= input_count) return tensor.type == output_type(node_, attributes_, feature);
   const auto index = static_cast<std::size_t>(position);
   return index < node_.inputs.size() && fits(node_.inputs[index].element, tensor.type, feature);
 }

@@ -10,7 +10,7 @@ import pytest
 from zerograsp_edge.kernels import tensorrt_plugins
 from zerograsp_edge.runtime import plugin_library
 from zerograsp_edge.runtime.errors import DeviceError
-from zerograsp_edge.runtime.plugin_library import build_library, cache_folder, find_library
+from zerograsp_edge.runtime.plugin_library import build_library, cache_folder, find_library, libraries
 
 SM87 = (8, 7)
 
@@ -52,6 +52,7 @@ def test_a_library_is_built_once_for_each_tensorrt_and_gpu(
     assert find_library("10.3.0", SM87) == path
     assert find_library("10.16.1", SM87) is None
     assert find_library("10.3.0", (11, 0)) is None
+    assert libraries() == [path]
 
 
 def test_changed_sources_need_another_library(

@@ -96,10 +96,38 @@ def build_graph(
     return {"bytes": built.plan.nbytes}
 
 
-def members(classes: list[str]) -> dict[str, list[str] | None]:
-    """What these classes of the package have; None for one that it lacks."""
+def parse(graphs: list[str], library: str | None) -> dict[str, Any]:
+    """What plugins make of graphs: dtype and shape of the first output, None where refused; and the creators."""
     trt = load()
-    return {name: sorted(dir(getattr(trt, name))) if hasattr(trt, name) else None for name in classes}
+    builder = make_builder(trt, library)
+    answers: list[Any] = []
+    for graph in graphs:
+        network = builder._builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, builder._logger)
+        parsed = parser.parse_from_file(graph)
+        output = network.get_output(0) if parsed else None
+        answers.append(output and [output.dtype.name, list(output.shape)])
+    creators = {
+        f"{creator.name} {creator.plugin_version}": [
+            [field.name, field.type.name] for field in creator.field_names
+        ]
+        for creator in trt.get_plugin_registry().all_creators
+        if creator.plugin_namespace == stand_ins.NAMESPACE
+    }
+    return {"answers": answers, "creators": creators}
+
+
+def interfaces() -> int:
+    """The major version of TensorRT whose C++ interfaces these are; the flag's number differs between them."""
+    return 10 if int(load().NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 1 else 11
+
+
+def members(classes: list[str]) -> dict[str, list[str] | None]:
+    """What these classes of the package have, and the package itself; None for one that it lacks."""
+    trt = load()
+    places = {"tensorrt": trt, "Severity": trt.ILogger.Severity}
+    found = {name: places.get(name, getattr(trt, name, None)) for name in classes}
+    return {name: None if place is None else sorted(dir(place)) for name, place in found.items()}
 
 
 def interrupted(onnx: str, shapes: dict[str, Any], tensors: dict[str, dict[str, str]]) -> dict[str, Any]:

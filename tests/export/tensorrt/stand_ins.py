@@ -14,9 +14,19 @@ import numpy as np
 
 NAMESPACE = "zerograsp"
 VERSION = "1"
-ACTIVATIONS = ("none", "gelu", "elu", "relu")
-LARGEST_RESOLUTION = 32
 FEATURE = "feature"  # float32 or float16, the same for all of a node
+STORED = "stored"  # as the attribute `output` says
+# Attributes: default (None: must be given), and what a value must be.
+CHOICES = {"activation": ("none", "gelu", "elu", "relu"), "output": ("float32", "float16", "int8")}
+DEFAULTS = {
+    "activation": "none",
+    "output": "float32",
+    "edge": None,
+    "resolution": None,
+    "x_scale": None,
+    "y_scale": 0.0,
+}
+LARGEST_RESOLUTION = 32
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,14 @@ NODES = {
         (*features(x="M Cin"), *tables(neighbours="K N"), *features(weight="K Cin Cout"), *biases(bias="Cout")),
         y("N Cout"),
         ("activation",),
+    ),
+    "OctreeConvInt8": Node(
+        (
+            *tensors("int8", x="M Cin"), *tables(neighbours="K N"), *tensors("int8", weight="Cout K Cin"),
+            *tensors("float32", weight_scale="Cout", bias="Cout"),
+        ),
+        Tensor("y", STORED, "N Cout"),
+        ("activation", "x_scale", "y_scale", "output"),
     ),
     "OctreeDownsample": Node(
         (*features(x="M Cin"), *tables(children="N"), *features(weight="8 Cin Cout"), *biases(bias="Cout")),
@@ -200,14 +218,13 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
         return ValueError(reason)
 
     node = NODES[name]
-    kinds = {
-        "activation": (np.int8, trt.PluginFieldType.CHAR),
-        "edge": (np.float32, trt.PluginFieldType.FLOAT32),
-        "resolution": (np.int32, trt.PluginFieldType.INT32),
-    }
+    text, number = (np.int8, trt.PluginFieldType.CHAR), (np.float32, trt.PluginFieldType.FLOAT32)
+    kinds = {"activation": text, "output": text, "edge": number, "x_scale": number, "y_scale": number}
+    kinds["resolution"] = (np.int32, trt.PluginFieldType.INT32)
     types = {
         "float32": trt.DataType.FLOAT,
         "float16": trt.DataType.HALF,
+        "int8": trt.DataType.INT8,
         "int32": trt.DataType.INT32,
         "int64": trt.DataType.INT64,
         "bool": trt.DataType.BOOL,
@@ -246,7 +263,11 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
             for i, dtype in enumerate(inputs):
                 if reason := misfit(i, dtype, inputs[0]):
                     raise refused(reason)
-            return [inputs[0] if node.output.dtype == FEATURE else types[node.output.dtype]]
+            return [self.output_type(inputs[0])]
+
+        def output_type(self, first: Any) -> Any:
+            dtype = self.attributes["output"] if node.output.dtype == STORED else node.output.dtype
+            return first if dtype == FEATURE else types[dtype]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> list[Any]:
             shapes = [[shape[i] for i in range(len(shape))] for shape in inputs]
@@ -266,7 +287,7 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
                 return False
             if position < inputs:
                 return not misfit(position, tensor.type, first)
-            return bool(tensor.type == (first if node.output.dtype == FEATURE else types[node.output.dtype]))
+            return bool(tensor.type == self.output_type(first))
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> None: ...
 
@@ -303,30 +324,30 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
             )
 
         def create_plugin(self, layer: str, fields: Any, phase: Any) -> Any:
-            attributes: dict[str, Any] = {"activation": "none"} if "activation" in node.attributes else {}
+            attributes = {key: DEFAULTS[key] for key in node.attributes}
             for given in fields:
-                if given.name in ("plugin_version", "plugin_namespace"):
+                key = given.name
+                if key in ("plugin_version", "plugin_namespace"):
                     continue
-                if given.name not in node.attributes:
-                    raise refused(f"attribute {given.name}: the node has none of this name")
-                if given.type != kinds[given.name][1]:
-                    raise refused(f"attribute {given.name}: got field type {given.type}")
+                if key not in attributes:
+                    raise refused(f"attribute {key}: the node has none of this name")
+                if given.type != kinds[key][1]:
+                    raise refused(f"attribute {key}: got field type {given.type}")
                 data = np.array(given.data)
-                attributes[given.name] = (
-                    bytes(data.astype(np.uint8)).rstrip(b"\0").decode()
-                    if given.name == "activation"
-                    else data[0].item()
-                )
-            if missing := set(node.attributes) - set(attributes):
-                raise refused(f"attribute {missing.pop()}: it is missing")
-            if attributes.get("activation", "none") not in ACTIVATIONS:
-                raise refused(
-                    f"attribute activation: expected {', '.join(ACTIVATIONS)}, "
-                    f"got '{attributes['activation']}'"
-                )
-            resolution = attributes.get("resolution", 1)
-            if not 1 <= resolution <= LARGEST_RESOLUTION:
-                raise refused(f"attribute resolution: expected 1 to 32, got {resolution}")
+                if key in CHOICES:
+                    attributes[key] = bytes(data.astype(np.uint8)).rstrip(b"\0").decode()
+                    if attributes[key] not in CHOICES[key]:
+                        expected = ", ".join(CHOICES[key])
+                        raise refused(f"attribute {key}: expected {expected}, got '{attributes[key]}'")
+                else:
+                    attributes[key] = data[0].item()
+                    highest = LARGEST_RESOLUTION if key == "resolution" else np.inf
+                    if not 0 < attributes[key] <= highest:
+                        raise refused(f"attribute {key}: expected 1 to {highest}, got {attributes[key]}")
+            if missing := [key for key, value in attributes.items() if value is None]:
+                raise refused(f"attribute {missing[0]}: it is missing")
+            if attributes.get("output") == "int8" and not attributes["y_scale"]:
+                raise refused("attribute y_scale: it is missing")
             return Plugin(attributes)
 
     return Creator()

@@ -24,10 +24,12 @@ SPARE = st.sampled_from([None, 0, 300])
 
 
 @settings(max_examples=10 if SANITIZED else 40, deadline=None)
-@given(SEED, ORDER, st.integers(1, 40), st.integers(1, 40), st.integers(0, 20), st.integers(0, 20))
-def test_padding(seed: int, order: int, height: int, width: int, below: int, right: int) -> None:
+@given(SEED, ORDER, st.integers(1, 40), st.integers(1, 40), st.integers(0, 20), st.integers(0, 20), st.booleans())
+def test_padding(seed: int, order: int, height: int, width: int, below: int, right: int, in_words: bool) -> None:
     cuda = library()
     cuda.seed(order)
+    if in_words:  # widths that are multiples of four, as most are
+        width, right = 4 * width, 4 * right
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     padded = np.full((height + below, width + right, 3), 7, np.uint8)
     cuda.pad_image(rgb, height, width, *padded.shape[:2], padded)

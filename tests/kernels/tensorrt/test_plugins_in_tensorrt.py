@@ -136,6 +136,28 @@ def test_float16(tmp_path: Path) -> None:
     assert result["step"] == "done" and result["outputs"]["y"] == ["HALF", [-1, 16]]
 
 
+@pytest.mark.parametrize("output", ["float32", "float16", "int8"])
+def test_int8(output: str, tmp_path: Path) -> None:
+    """Quantised by the graph; the weight is an int8 initialiser."""
+    model = graph(
+        "OctreeConvInt8", {"xq": ("int8", ["M", 8]), "neighbours": ("int32", [27, "N"])},
+        {"weight": np.ones((16, 27, 8), np.int8), "scale": np.ones(16, np.float32), "bias": np.zeros(16, np.float32)},
+        activation="gelu", x_scale=0.1, y_scale=0.2, output=output,
+    )  # fmt: skip
+    helper, body = onnx.helper, model.graph
+    kinds = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.FLOAT}
+    body.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["M", 8]))
+    body.output[0].CopyFrom(helper.make_tensor_value_info("z", kinds[output], [None, None]))
+    for name, value in {"s": np.float32(0.1), "t": np.float32(0.2), "zero": np.int8(0)}.items():
+        body.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    body.node.insert(0, helper.make_node("QuantizeLinear", ["x", "s", "zero"], ["xq"]))
+    last = ("DequantizeLinear", ["y", "t", "zero"]) if output == "int8" else ("Identity", ["y"])
+    body.node.append(helper.make_node(*last, ["z"]))
+    result = built(model, tmp_path)
+    assert result["step"] == "done" and result["plugins"] == 1, result
+    assert result["outputs"]["z"][0] == ("HALF" if output == "float16" else "FLOAT")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -74,6 +74,26 @@ def test_conv(host: ctypes.CDLL, dtype: str, activation: str) -> None:
         close(dtype, y, twin.octree_conv(x, neighbours, weight, bias, activation))
 
 
+@pytest.mark.parametrize("output", ["float32", "float16", "int8"])
+def test_conv_int8(host: ctypes.CDLL, output: str) -> None:
+    rng, y_scale = np.random.default_rng(9), float(np.float32(0.03))
+    for n in NODES:
+        x, x_scale = twin.quantize(features(rng, n + 9, 12), 0.02), float(np.float32(0.02))
+        plain, bias = weights(rng, 27, 12, 20)
+        weight, scale = twin.quantize_weight(plain)
+        neighbours = table(rng, 27, n, n + 9, 0.4)
+        attributes = {"activation": "gelu", "x_scale": x_scale, "output": output}
+        if output == "int8":
+            attributes["y_scale"] = y_scale
+        y = build_and_run(host, "OctreeConvInt8", [x, neighbours, weight, scale, bias], attributes)
+        exact = twin.octree_conv_int8(x, x_scale, neighbours, weight, scale, bias, "gelu")
+        if output == "int8":  # near a tie either neighbour will do
+            assert y.dtype == np.int8
+            assert (np.abs(y - np.clip(exact / y_scale, -127, 127)) < 0.501).all()
+        else:
+            close(output, y, exact)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_downsample(host: ctypes.CDLL, dtype: str) -> None:
     rng = np.random.default_rng(1)
@@ -185,6 +205,7 @@ def test_creators(host: ctypes.CDLL) -> None:
     fields = {line[0]: line[3] for line in lines}
     assert fields["GridConv"] == f"activation:{CHAR}:0,resolution:{INT32}:1"
     assert fields["OcclusionField"] == f"edge:{FLOAT32}:1,resolution:{INT32}:1"
+    assert fields["OctreeConvInt8"] == f"activation:{CHAR}:0,x_scale:{FLOAT32}:1,y_scale:{FLOAT32}:1,output:{CHAR}:0"
     assert fields["OctreeResidual"] == ""
 
 
@@ -193,11 +214,15 @@ def test_an_engine_can_name_its_plugins(host: ctypes.CDLL) -> None:
         Plugin.create(host, "OcclusionField", {"edge": 80.0, "resolution": 8}),
         Plugin.create(host, "OcclusionField", {"edge": 80.0, "resolution": 8}).reload(),
     ):
-        text = "edge=80 resolution=8"
+        text = "OcclusionField edge=80 resolution=8"
         assert plugin.describe() == ["OcclusionField", VERSION, NAMESPACE, "1", text, text]
         plugin.destroy()
+    quantized = {"activation": "elu", "x_scale": 0.125, "y_scale": 0.5, "output": "int8"}
+    stored = Plugin.create(host, "OctreeConvInt8", quantized).reload()
+    assert stored.describe()[4] == "OctreeConvInt8 activation=elu x_scale=0.125 y_scale=0.5 output=int8"
+    stored.destroy()
     gelu = Plugin.create(host, "OctreeConv", {"activation": "gelu"}).reload().reload()
-    assert gelu.describe()[4] == "activation=gelu"
+    assert gelu.describe()[4] == "OctreeConv activation=gelu"
     gelu.destroy()
 
 
@@ -206,6 +231,7 @@ SHAPES = [
     ("OctreeNeighbor", {}, ["S, 27", "N"], "27, 8*S"),
     ("OctreeNeighbor", {}, ["5, 27", "40"], "27, 40"),
     ("OctreeConv", {}, ["M, 12", "27, N", "27, 12, 20", "20"], "N, 20"),
+    ("OctreeConvInt8", {"x_scale": 0.5}, ["M, 12", "27, N", "20, 27, 12", "20", "20"], "N, 20"),
     ("OctreeDownsample", {}, ["M, 12", "N", "8, 12, 20", "20"], "N, 20"),
     ("OctreeUpsample", {}, ["R, 12", "S", "8, 12, 20", "20", "M, 20", "N"], "8*S, 20"),
     ("OctreeResidual", {}, ["N, 8", "27, N", "1, 8, 2", "2", "27, 2, 2", "2", "1, 2, 8", "8"], "N, 8"),
@@ -291,6 +317,8 @@ def test_inputs_of_anything_stay_inside_their_buffers(one_host: ctypes.CDLL) -> 
         run("OctreeUpsample", [anything(h, 50, 12), anything("int32", n), eight, bias, *skip])
         block = [anything(t, *s) for t, s in ((h, (1, 12, 3)), (f, (3,)), (h, (27, 3, 3)), (f, (3,)), (h, (1, 3, 12)))]
         run("OctreeResidual", [anything(h, n, 12), anything("int32", 27, n), *block, anything(f, 12)])
+    table_and_weight = [anything("int32", 27, n), anything("int8", 6, 27, 12)]
+    run("OctreeConvInt8", [anything("int8", 50, 12), *table_and_weight, anything(f, 6), anything(f, 6)], x_scale=0.5)
     run("OctreeNeighbor", [anything("int32", n, 27), anything("int32", 8 * n)])
     run("OctreeAlign", [anything("int64", n), anything("int64", n)])
     scene = [(f, n, 3), ("int32", n), (f, 30, 40), ("int32", 30, 40), ("bool", 3, 3), (f, 3, 3)]
@@ -314,6 +342,12 @@ def test_inputs_of_anything_stay_inside_their_buffers(one_host: ctypes.CDLL) -> 
         ("OcclusionField", {"edge": -1.0, "resolution": 8}, "attribute edge: expected a length in mm above 0, got -1"),
         ("OcclusionField", {"edge": float("nan"), "resolution": 8}, "attribute edge: expected a length in mm above 0"),
         ("OcclusionField", {"resolution": 8}, "attribute edge: expected a length in mm, it is missing"),
+        ("OctreeConvInt8", {"activation": "none"}, "attribute x_scale: expected a scale, it is missing"),
+        ("OctreeConvInt8", {"x_scale": -0.5}, "attribute x_scale: expected a scale above 0, got -0.5"),
+        ("OctreeConvInt8", {"x_scale": 0.5, "output": "int8"},
+         "attribute y_scale: expected a scale for int8 output, it is missing"),
+        ("OctreeConvInt8", {"x_scale": 0.5, "output": "int4"},
+         "attribute output: expected float32, float16 or int8, got 'int4'"),
     ],
 )
 def test_wrong_attributes(host: ctypes.CDLL, name: str, fields: Any, message: str) -> None:
@@ -324,7 +358,7 @@ def test_wrong_attributes(host: ctypes.CDLL, name: str, fields: Any, message: st
 
 def test_a_conv_without_activation_has_none_and_versions_are_no_attributes(one_host: ctypes.CDLL) -> None:
     plugin = Plugin.create(one_host, "OctreeConv", {"plugin_version": "1", "plugin_namespace": "zerograsp"})
-    assert plugin.describe()[4] == "activation=none"
+    assert plugin.describe()[4] == "OctreeConv activation=none"
     plugin.destroy()
 
 
@@ -340,6 +374,8 @@ RESIDUAL = ["N, 8", "27, N", "1, 8, 2", "2", "27, 2, 2", "2", "1, 2, 8", "8"]
         ("OctreeConv", {}, [*CONV[:2], "float16", "float32"],
          "input weight: expected float32, as the first input is, got float16"),
         ("OctreeConv", {}, ["float16", "int32", "float16", "float16"], "input bias: expected float32, got float16"),
+        ("OctreeConvInt8", {"x_scale": 0.5}, ["float32", "int32", "int8", "float32", "float32"],
+         "input x: expected int8, got float32"),
         ("OctreeConv", {}, CONV[:3], "expected the inputs (x, neighbours, weight, bias), got 3 of them"),
         ("OctreeNeighbor", {}, ["int32"] * 3, "expected the inputs (split_neighbours, [rank]), got 3 of them"),
         ("OctreeAlign", {}, ["int64", "int32"], "input target_keys: expected int64, got int32"),
