@@ -71,6 +71,16 @@ def test_the_edge_model(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes) -> None:
     assert list(again["built"]) == ["decoder_3"] and again["built"]["decoder_3"]["bytes"] > 1000
 
 
+@pytest.mark.slow
+def test_the_edge_model_with_the_plugins(
+    rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, library: Path, tmp_path: Path
+) -> None:
+    """With the C++ library, as on a device."""
+    check_built(rtx, edge_copy, edge_sizes, "fp32", library=str(library))
+    half = convert_to_half(load_bundle(edge_copy), tmp_path / "half.zgb")
+    check_built(rtx, half.path, edge_sizes, "fp16", library=str(library))
+
+
 def test_the_edge_model_in_float16(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
     half = convert_to_half(load_bundle(edge_copy), tmp_path / "half.zgb")
     check_built(rtx, half.path, edge_sizes, "fp16")
