@@ -3,8 +3,9 @@
     launch = Launchers(path_of_the_library)
     launch.node_geometry(stream, keys=keys.address, n=count, n_count=None, ...)
 
-Arguments go by the names that `api.h` gives them: device memory as integer addresses, None for null. A launcher only enqueues on
-the stream; what it promises is in kernels/README.md. `launch.workspace("grow", nodes=...)` is `zg_cuda_grow_workspace`.
+Arguments go by the names that `api.h` gives them: device memory as integer addresses, None for null. A
+launcher only enqueues on the stream; what it promises is in kernels/README.md. `launch.workspace("grow",
+nodes=...)` is `zg_cuda_grow_workspace`.
 """
 
 from __future__ import annotations
@@ -20,34 +21,55 @@ __all__ = ["LaunchError", "Launchers", "Status"]
 _PREFIX = "zg_cuda_"
 _INVALID_VALUE = 1  # cudaErrorInvalidValue: zg_cuda_error() explains
 
-# `name*` is a pointer; the others are numbers: i (int32), n (int64), z (size_t), f (float). The stream comes last everywhere.
+# `name*` is a pointer; the others are numbers: i (int32), n (int64), z (size_t), f (float). The stream comes
+# last everywhere.
 LAUNCHERS = {
-    "points_from_depth": "depth* labels* i:height i:width i:objects inverse* f:grid_size f:z_margin f:half_extent f:margin "
-    "f:min_depth valid_labels* points* object* n:max_points z_min* counts* object_counts* object_valid_counts* status* "
-    "workspace* z:workspace_bytes",
+    "points_from_depth": (
+        "depth* labels* i:height i:width i:objects inverse* f:grid_size f:z_margin f:half_extent f:margin "
+        "f:min_depth valid_labels* points* object* n:max_points z_min* counts* object_counts* "
+        "object_valid_counts* status* workspace* z:workspace_bytes"
+    ),
     "relabel": "values* i:value_bytes n:n n_count* i:low table* i:table_size labels* status*",
     "keep_objects": "counts* i:objects i:minimum table* kept* kept_count*",
     "adjacency": "labels* i:height i:width i:objects adjacent* status*",
     "pad_image": "rgb* i:height i:width i:padded_height i:padded_width padded*",
-    "build_octree": "points* object* n:n n_count* i:objects i:depth i:full_depth nodes* n:max_voxels keys* children* "
-    "split_neighbours* voxel* counts* status* workspace* z:workspace_bytes",
-    "voxel_features": "i:image_type image_features* i:channels i:padded_height i:padded_width points* voxel* n:n n_count* "
-    "n:voxels voxels_count* intrinsics* z_min* f:half_extent i:height i:width i:depth i:type features* status* workspace* "
-    "z:workspace_bytes",
+    "build_octree": (
+        "points* object* n:n n_count* i:objects i:depth i:full_depth nodes* n:max_voxels keys* children* "
+        "split_neighbours* voxel* counts* status* workspace* z:workspace_bytes"
+    ),
+    "voxel_features": (
+        "i:image_type image_features* i:channels i:padded_height i:padded_width points* voxel* n:n n_count* "
+        "n:voxels voxels_count* intrinsics* z_min* f:half_extent i:height i:width i:depth i:type features* "
+        "status* workspace* z:workspace_bytes"
+    ),
     "node_geometry": "keys* n:n n_count* i:depth f:half_extent z_min* centres* positions* object*",
-    "active_grid": "keys* n:n n_count* i:objects i:depth i:radius rows* neighbours* source* n:max_rows i:packed counts* "
-    "status* workspace* z:workspace_bytes",
-    "grow": "i:type logits* n:row_count n:stride rows* forced* keys* n:nodes nodes_count* i:keep_one children* split_rows* "
-    "n:max_splits next_keys* counts* status* workspace* z:workspace_bytes",
-    "split_neighbours_from_parents": "parents* n:parent_splits parent_splits_count* children* split_neighbours* n:splits",
+    "active_grid": (
+        "keys* n:n n_count* i:objects i:depth i:radius rows* neighbours* source* n:max_rows i:packed "
+        "counts* status* workspace* z:workspace_bytes"
+    ),
+    "grow": (
+        "i:type logits* n:row_count n:stride rows* forced* keys* n:nodes nodes_count* i:keep_one children* "
+        "split_rows* n:max_splits next_keys* counts* status* workspace* z:workspace_bytes"
+    ),
+    "split_neighbours_from_parents": (
+        "parents* n:parent_splits parent_splits_count* children* split_neighbours* n:splits"
+    ),
     "split_neighbours_of_grid": "i:depth n:objects children* split_neighbours* n:splits",
-    "decode": "i:type signal* n:rows n:stride n:first_channel split_rows* keys* n:n n_count* i:objects i:depth f:half_extent "
-    "z_min* points* normals* sdf* nodes* rotation* translation* width* grasp_depth* score* object* first* status*",
-    "visible_points": "depth* i:height i:width intrinsics* i:stride f:min_depth plane* first* points* n:max_points counts* "
-    "status* workspace* z:workspace_bytes",
-    "refine_grasps": "rotation* translation* width* depth* n:n n_count* points* n:point_count points_count* hand* i:lengths "
-    "i:min_inner_points refined_width* refined_depth* inner_points* fit* status* workspace* z:workspace_bytes",
-}  # fmt: skip
+    "decode": (
+        "i:type signal* n:rows n:stride n:first_channel split_rows* keys* n:n n_count* i:objects i:depth "
+        "f:half_extent z_min* points* normals* sdf* nodes* rotation* translation* width* grasp_depth* "
+        "score* object* first* status*"
+    ),
+    "visible_points": (
+        "depth* i:height i:width intrinsics* i:stride f:min_depth plane* first* points* n:max_points "
+        "counts* status* workspace* z:workspace_bytes"
+    ),
+    "refine_grasps": (
+        "rotation* translation* width* depth* n:n n_count* points* n:point_count points_count* hand* "
+        "i:lengths i:min_inner_points refined_width* refined_depth* inner_points* fit* status* workspace* "
+        "z:workspace_bytes"
+    ),
+}
 WORKSPACES = {
     "points_from_depth": "i:height i:width",
     "build_octree": "n:points n:max_nodes",
@@ -102,7 +124,8 @@ class Launchers:
             self._error = _declared(library, "error", ctypes.c_char_p, [])
             self._functions = {name: self._launcher(library, name) for name in LAUNCHERS}
             self._workspaces = {
-                name: _function(library, f"{name}_workspace", WORKSPACES[name], ctypes.c_size_t) for name in WORKSPACES
+                name: _function(library, f"{name}_workspace", WORKSPACES[name], ctypes.c_size_t)
+                for name in WORKSPACES
             }
         except (OSError, AttributeError) as error:
             raise ImportError(
@@ -152,7 +175,9 @@ def _function(
     def convert(arguments: dict[str, Any]) -> list[Any]:
         if arguments.keys() != known:
             wrong = ", ".join(sorted(arguments.keys() ^ known))
-            raise TypeError(f"{name}: expected the arguments {', '.join(p for p, _ in named)}; missing or unknown: {wrong}")
+            raise TypeError(
+                f"{name}: expected the arguments {', '.join(p for p, _ in named)}; missing or unknown: {wrong}"
+            )
         values: list[Any] = []
         for parameter, kind, low, high in kinds:
             value = arguments[parameter]

@@ -3,8 +3,8 @@
 PyCUDA is imported when a `Device` is made. The primary context is used, as by TensorRT and the CUDA runtime inside the
 kernels' library; nothing is current outside of `with device:`, and any thread may enter, one at a time.
 
-PyCUDA (looked at up to 2026.1) offers no stream capture, so `Graph` calls the driver for it, in the library that PyCUDA has
-loaded.
+PyCUDA (looked at up to 2026.1) offers no stream capture, so `Graph` calls the driver for it, in the library
+that PyCUDA has loaded.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Device:
             array = self._cuda.pagelocked_empty(max(nbytes, 1), np.uint8, mem_flags=flags)
             return HostMemory(array, int(array.base.get_device_pointer()))
         except self._cuda.Error as error:
-            raise _explained(f"no page-locked host memory for {purpose} ({_megabytes(nbytes)})", error) from error
+            raise _explained(
+                f"no page-locked host memory for {purpose} ({_megabytes(nbytes)})", error
+            ) from error
 
     def stream(self) -> Stream:
         try:
@@ -190,14 +192,19 @@ class Stream:
             DeviceError: it did what a capture does not allow (allocate, wait, use another stream).
         """
         driver = _driver()
-        _check(driver.cuStreamBeginCapture_v2(self.handle, _CAPTURE_THREAD_LOCAL), "a capture could not begin")
+        _check(
+            driver.cuStreamBeginCapture_v2(self.handle, _CAPTURE_THREAD_LOCAL), "a capture could not begin"
+        )
         graph = ctypes.c_void_p()
         try:
             enqueue()
         finally:
             # Also after an error: the stream must not stay in capture.
             result = driver.cuStreamEndCapture(self.handle, ctypes.byref(graph))
-        _check(result, "a CUDA graph could not be captured: something in it allocated, waited or used another stream")
+        _check(
+            result,
+            "a CUDA graph could not be captured: something in it allocated, waited or used another stream",
+        )
         executable = ctypes.c_void_p()
         result = driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, 0)
         driver.cuGraphDestroy(graph)
@@ -263,8 +270,11 @@ def _pycuda() -> Any:
 
 @cache
 def _primary_context(cuda: Any, index: int) -> Any:
-    """Retained once and for the life of the process: PyCUDA's destructor of a primary context takes it for one of its own
-    (cuCtxDetach) and fails, an explicit `detach` releases it as it should be."""
+    """Retained once and for the life of the process.
+
+    PyCUDA's destructor of a primary context takes it for one of its own (cuCtxDetach) and fails; an explicit `detach`
+    releases it as it should be.
+    """
     context = cuda.Device(index).retain_primary_context()
     atexit.register(context.detach)
     return context
@@ -300,7 +310,9 @@ def _check(code: int, what: str) -> None:
         raise DeviceError(f"{what}: {error_name(code)}; {_ADVICE}")
 
 
-_ADVICE = "restart the program; if it comes again, run `zerograsp-edge doctor` and look at the kernel's log (dmesg)"
+_ADVICE = (
+    "restart the program; if it comes again, run `zerograsp-edge doctor` and look at the kernel's log (dmesg)"
+)
 
 
 def _explained(what: str, error: Exception) -> DeviceError:

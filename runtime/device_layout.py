@@ -41,5 +41,6 @@ class Layout:
     def views(self, memory: HostMemory) -> dict[str, np.ndarray]:
         """The arrays of a block in host memory."""
         return {
-            name: memory.view(self._offsets[name], shape, dtype) for name, (shape, dtype) in self._arrays.items()
+            name: memory.view(self._offsets[name], shape, dtype)
+            for name, (shape, dtype) in self._arrays.items()
         }

@@ -1,7 +1,8 @@
 """The stages of a bundle on the GPU, from an uploaded frame to the occupied nodes of the finest depth.
 
-The counterpart of `network.Network`. Between two reads everything is enqueued on one stream; the reads are the sizes of the input
-octree and, per depth of the output octree, how many nodes split: TensorRT wants shapes on the host.
+The counterpart of `network.Network`. Between two reads everything is enqueued on one stream; the reads are
+the sizes of the input octree and, per depth of the output octree, how many nodes split: TensorRT wants shapes
+on the host.
 """
 
 from __future__ import annotations
@@ -60,14 +61,20 @@ class DeviceNetwork:
     """
 
     def __init__(
-        self, bundle: Bundle, device: Device, executor: TensorRTExecutor, launch: Launchers, workspace: int = 0
+        self,
+        bundle: Bundle,
+        device: Device,
+        executor: TensorRTExecutor,
+        launch: Launchers,
+        workspace: int = 0,
     ) -> None:
         g, limits = self._geometry, self._limits = bundle.geometry, bundle.limits
         self._bundle, self._device, self._executor, self._launch = bundle, device, executor, launch
         self.stream = device.stream()
         self.scene = DeviceScene(bundle, device, launch)
         self._dtypes = {
-            name: {tensor: np.dtype(kind) for tensor, kind in stage.dtypes.items()} for name, stage in bundle.stages.items()
+            name: {tensor: np.dtype(kind) for tensor, kind in stage.dtypes.items()}
+            for name, stage in bundle.stages.items()
         }
         multiple = g.image_multiple
         padded = [-(-n // multiple) * multiple for n in (limits.max_height, limits.max_width)]
@@ -121,7 +128,9 @@ class DeviceNetwork:
         self._records = device.allocate(4 * _RECORD * depths, "counts")
         self._record = {d: self._records.address + 4 * _RECORD * i for i, d in enumerate(g.depths)}
         self._record_read = device.pinned(4 * _RECORD, "counts")
-        self._noise_staging = device.pinned(limits.max_objects * g.latent * encoder["noise"].itemsize, "noise")
+        self._noise_staging = device.pinned(
+            limits.max_objects * g.latent * encoder["noise"].itemsize, "noise"
+        )
         self._image_contexts: dict[tuple[int, int], Context] = {}
         self._image_replay = Replay()
         self._write_grid_keys()
@@ -181,13 +190,16 @@ class DeviceNetwork:
 
         self._image_replay.run(size, enqueue, self.stream)
 
-    def _encode_octree(self, frame: Frame, seen: SeenScene, noise: np.ndarray | None, watch: DeviceWatch) -> None:
+    def _encode_octree(
+        self, frame: Frame, seen: SeenScene, noise: np.ndarray | None, watch: DeviceWatch
+    ) -> None:
         g, at, scene, stream, launch = self._geometry, self._at, self.scene, self.stream, self._launch
         height, width, objects = frame.height, frame.width, len(seen.ids)
         status = self._record[g.min_lod] + 16
         padded = self._padded(height, width)
         launch.voxel_features(
-            stream.handle, image_type=self._type("image_encoder", "image_features"), image_features=at["image_features"],
+            stream.handle, image_type=self._type("image_encoder", "image_features"),
+            image_features=at["image_features"],
             channels=g.image_channels, padded_height=padded[0], padded_width=padded[1], points=scene.points,
             voxel=scene.voxel, n=seen.points, n_count=None, voxels=seen.splits[g.max_lod], voxels_count=None,
             intrinsics=scene.intrinsics, z_min=scene.z_min, half_extent=g.cube_size / 2, height=height, width=width,
@@ -197,7 +209,8 @@ class DeviceNetwork:
         watch.mark("voxel_features", stream)
         low = seen.nodes[g.min_lod]
         launch.node_geometry(
-            stream.handle, keys=scene.keys[g.min_lod], n=low, n_count=None, depth=g.min_lod, half_extent=g.cube_size / 2,
+            stream.handle, keys=scene.keys[g.min_lod], n=low, n_count=None, depth=g.min_lod,
+            half_extent=g.cube_size / 2,
             z_min=scene.z_min, centres=at["centres"], positions=at["positions"], object=at["object"],
         )  # fmt: skip
         launch.adjacency(
@@ -215,15 +228,28 @@ class DeviceNetwork:
             inputs[f"split_neighbours_{d - 1}"] = (scene.split_neighbours[d - 1], (seen.splits[d - 1], 27))
         if g.occlusion:
             inputs["centres"] = (at["centres"], (low, 3))
-            inputs["depth"], inputs["labels"] = (scene.depth, (height, width)), (scene.valid_labels, (height, width))
-            inputs["adjacency"], inputs["intrinsics"] = (at["adjacency"], (objects, objects)), (scene.intrinsics, (3, 3))
+            inputs["depth"], inputs["labels"] = (
+                (scene.depth, (height, width)),
+                (scene.valid_labels, (height, width)),
+            )
+            inputs["adjacency"], inputs["intrinsics"] = (
+                (at["adjacency"], (objects, objects)),
+                (scene.intrinsics, (3, 3)),
+            )
         if g.multi_object:
             inputs["positions"] = (at["positions"], (low, 3))
-        self._executor.enqueue("octree_encoder", inputs, {name: at[name] for name in self._encoder_outputs}, stream)
+        self._executor.enqueue(
+            "octree_encoder", inputs, {name: at[name] for name in self._encoder_outputs}, stream
+        )
         watch.mark("octree_encoder", stream)
 
     def _decode(
-        self, frame: Frame, seen: SeenScene, forced: Mapping[int, np.ndarray], watch: DeviceWatch, taps: Taps | None
+        self,
+        frame: Frame,
+        seen: SeenScene,
+        forced: Mapping[int, np.ndarray],
+        watch: DeviceWatch,
+        taps: Taps | None,
     ) -> DeviceSurface:
         g, at, scene, stream = self._geometry, self._at, self.scene, self.stream
         low, high, objects = g.min_lod, g.max_lod, len(seen.ids)
@@ -246,7 +272,13 @@ class DeviceNetwork:
             splits, below, nan_count, status = self._read_growth(d)
             watch.mark("growth", stream)
             if status & Status.SPLITS_EXCEEDED:
-                raise exceeded(frame, self._limits, "max_nodes", f"the output octree below depth {d}", 8 * self._most_splits[d])
+                raise exceeded(
+                    frame,
+                    self._limits,
+                    "max_nodes",
+                    f"the output octree below depth {d}",
+                    8 * self._most_splits[d],
+                )
             if status:
                 raise DeviceError(f"frame '{frame.name}', decoder_{d}: {self._launch.describe(status)}")
             check_finite_logits(d, nan_count, nodes)
@@ -261,10 +293,19 @@ class DeviceNetwork:
                 "skip_keys": (scene.keys[d + 1], (seen.nodes[d + 1],)),
             }
             nodes, keys, parent_splits = below, at[f"keys_{d + 1}"], splits
-        return DeviceSurface(splits, self._record[high], nodes, at[f"logits_{high}"], keys, at[f"split_rows_{high}"])
+        return DeviceSurface(
+            splits, self._record[high], nodes, at[f"logits_{high}"], keys, at[f"split_rows_{high}"]
+        )
 
     def _grow(
-        self, depth: int, count: int, nodes: int, keys: int, parent_splits: int, objects: int, forced: np.ndarray | None
+        self,
+        depth: int,
+        count: int,
+        nodes: int,
+        keys: int,
+        parent_splits: int,
+        objects: int,
+        forced: np.ndarray | None,
     ) -> None:
         """Splits the nodes of a depth; without waiting for how many, also the neighbours of those that split."""
         g, at, launch, handle = self._geometry, self._at, self._launch, self.stream.handle
@@ -274,7 +315,8 @@ class DeviceNetwork:
             handle, type=self._type(f"decoder_{depth}", "signal" if last else "logits"), logits=at[f"logits_{depth}"],
             row_count=count, stride=2 + g.signal_channels if last else 2, rows=self.scene.grid_rows if first else None,
             forced=None if forced is None else self._upload_splits(depth, forced, nodes), keys=keys,
-            nodes=nodes, nodes_count=None, keep_one=int(not last), children=children, split_rows=at[f"split_rows_{depth}"],
+            nodes=nodes, nodes_count=None, keep_one=int(not last), children=children,
+            split_rows=at[f"split_rows_{depth}"],
             max_splits=most, next_keys=None if last else at[f"keys_{depth + 1}"], counts=record, status=record + 16,
             workspace=self.scratch[0], workspace_bytes=self.scratch[1],
         )  # fmt: skip
@@ -285,7 +327,8 @@ class DeviceNetwork:
             )  # fmt: skip
         elif not last:
             launch.split_neighbours_from_parents(
-                handle, parents=at[f"split_neighbours_{depth - 1}"], parent_splits=parent_splits, parent_splits_count=None,
+                handle, parents=at[f"split_neighbours_{depth - 1}"], parent_splits=parent_splits,
+                parent_splits_count=None,
                 children=children, split_neighbours=at[f"split_neighbours_{depth}"], splits=most,
             )  # fmt: skip
 
@@ -307,7 +350,9 @@ class DeviceNetwork:
 
     def _write_grid_keys(self) -> None:
         g = self._geometry
-        objects, morton = (np.arange(n, dtype=np.int64) for n in (self._limits.max_objects, 1 << (3 * g.min_lod)))
+        objects, morton = (
+            np.arange(n, dtype=np.int64) for n in (self._limits.max_objects, 1 << (3 * g.min_lod))
+        )
         keys = (objects[:, None] << 48 | morton).ravel()
         staging = self._device.pinned(keys.nbytes, "keys")
         staging.bytes[: keys.nbytes] = keys.view(np.uint8)
@@ -324,7 +369,12 @@ class DeviceNetwork:
     @property
     def _encoder_outputs(self) -> list[str]:
         g = self._geometry
-        return ["tokens", "latent_mean", "latent_log_variance", *(f"skip_{d}" for d in g.depths if d > g.min_lod)]
+        return [
+            "tokens",
+            "latent_mean",
+            "latent_log_variance",
+            *(f"skip_{d}" for d in g.depths if d > g.min_lod),
+        ]
 
     # ---- verification: copies that wait, memory that is allocated when it is needed ----
 
@@ -350,13 +400,17 @@ class DeviceNetwork:
         g, at, objects = self._geometry, self._at, len(seen.ids)
         padded = self._padded(frame.height, frame.width)
         image = self._fetch(
-            at["image_features"], (g.image_channels, padded[0] * padded[1]), self._dtypes["image_encoder"]["image_features"]
+            at["image_features"],
+            (g.image_channels, padded[0] * padded[1]),
+            self._dtypes["image_encoder"]["image_features"],
         )
         taps["image_encoder/image_features"] = np.ascontiguousarray(image.T)
         for name in self._encoder_outputs:
             depth = g.min_lod if name == "tokens" else int(name[5:]) if name.startswith("skip_") else None
             shape = (objects, g.latent) if depth is None else (seen.nodes[depth], g.channels_at(depth))
-            taps[f"octree_encoder/{name}"] = self._fetch(at[name], shape, self._dtypes["octree_encoder"][name])
+            taps[f"octree_encoder/{name}"] = self._fetch(
+                at[name], shape, self._dtypes["octree_encoder"][name]
+            )
         for d in g.depths:
             taps[f"input_keys_{d}"] = self._fetch(self.scene.keys[d], (seen.nodes[d],), np.dtype(np.int64))
 
@@ -369,7 +423,9 @@ class DeviceNetwork:
             rows = self._fetch(self.scene.grid_rows, (nodes,), np.dtype(np.int32))
         columns = {"features": g.channels_at(depth), "logits": 2, "signal": 2 + g.signal_channels}
         for name, address in outputs.items():
-            taps[f"{stage}/{name}"] = self._fetch(address, (count, columns[name]), self._dtypes[stage][name])[rows]
+            taps[f"{stage}/{name}"] = self._fetch(address, (count, columns[name]), self._dtypes[stage][name])[
+                rows
+            ]
         taps[f"keys_{depth}"] = self._fetch(keys, (nodes,), np.dtype(np.int64))
 
 

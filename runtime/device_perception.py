@@ -46,7 +46,10 @@ class DevicePerception:
 
     def describe(self) -> dict[str, str]:
         major, minor = self._device.capability
-        return {"gpu": f"{self._device.name}, compute capability {major}.{minor}", "tensorrt": self.executor.version}
+        return {
+            "gpu": f"{self._device.name}, compute capability {major}.{minor}",
+            "tensorrt": self.executor.version,
+        }
 
     def run(
         self,
@@ -77,7 +80,9 @@ class DevicePerception:
                 with watch("collect"):
                     objects, refined = result.collect(layout, seen.ids, cube, frame)
         except LaunchError as error:
-            raise DeviceError(f"frame '{frame.name}': a CUDA kernel could not be launched: {error}") from error
+            raise DeviceError(
+                f"frame '{frame.name}': a CUDA kernel could not be launched: {error}"
+            ) from error
         return Perceived(objects, tuple(seen.skipped), seen.z_min, refined)
 
 
@@ -94,8 +99,8 @@ def open_device_perception(bundle: Bundle, threads: int, refine: RefineConfig | 
     if library is None:
         major, minor = device.capability
         raise DeviceError(
-            f"the CUDA kernels and plugins are not built for TensorRT {version} and compute capability {major}.{minor}: "
-            f"run `{build_command(bundle)}` on this machine"
+            f"the CUDA kernels and plugins are not built for TensorRT {version} and compute capability "
+            f"{major}.{minor}: run `{build_command(bundle)}` on this machine"
         )
     try:
         launch = Launchers(library)

@@ -20,7 +20,7 @@ class Replay:
 
     def __init__(self) -> None:
         # None: seen once; False: it cannot be captured.
-        self._graphs: dict[Hashable, Graph | None | bool] = {}
+        self._graphs: dict[Hashable, Graph | bool | None] = {}
 
     def run(self, key: Hashable, enqueue: Callable[[], None], stream: Stream) -> None:
         if key not in self._graphs:

@@ -1,4 +1,4 @@
-"""From the occupied nodes on the GPU to surfaces and grasps on the host: decoding, refinement, and the one download of results."""
+"""From the occupied nodes on the GPU to surfaces and grasps on the host: decoding, refinement, the one download."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class DeviceResult:
         refine: whether and how grasps are refined on the device.
     """
 
-    def __init__(self, bundle: Bundle, device: Device, launch: Launchers, refine: RefineConfig | None) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device, launch: Launchers, refine: RefineConfig | None
+    ) -> None:
         g, limits = bundle.geometry, bundle.limits
         self._geometry, self._launch = g, launch
         self._type = element_type(bundle, f"decoder_{g.max_lod}", "signal")
@@ -54,7 +56,10 @@ class DeviceResult:
         if self._refine is not None:
             self.workspace = max(
                 launch.workspace(
-                    "visible_points", height=limits.max_height, width=limits.max_width, stride=self._refine.visible_stride
+                    "visible_points",
+                    height=limits.max_height,
+                    width=limits.max_width,
+                    stride=self._refine.visible_stride,
                 ),
                 launch.workspace("refine_grasps", points=self._scene_capacity),
             )
@@ -76,7 +81,8 @@ class DeviceResult:
         if n:
             self._launch.decode(
                 stream.handle, type=self._type, signal=surface.signal, rows=surface.nodes,
-                stride=_LOGIT_CHANNELS + g.signal_channels, first_channel=_LOGIT_CHANNELS, split_rows=surface.split_rows,
+                stride=_LOGIT_CHANNELS + g.signal_channels, first_channel=_LOGIT_CHANNELS,
+                split_rows=surface.split_rows,
                 keys=surface.keys, n=n, n_count=None, objects=objects, depth=g.max_lod, half_extent=g.cube_size / 2,
                 z_min=scene.z_min, points=at["points"], normals=at["normals"], sdf=at["sdf"], nodes=at["nodes"],
                 rotation=at["rotation"], translation=self._points.address, width=at["width"], grasp_depth=at["depth"],
@@ -85,7 +91,9 @@ class DeviceResult:
         else:
             stream.fill(at["first"], 0, 4 * (objects + 1))
         if self._refine is not None and n:
-            self._refine_grasps(frame, self._refine, n, surface, scene, at, world_from_camera, scratch, stream)
+            self._refine_grasps(
+                frame, self._refine, n, surface, scene, at, world_from_camera, scratch, stream
+            )
         stream.download(self._host.bytes[: layout.nbytes], self._memory.address)
         return layout
 
@@ -137,10 +145,13 @@ class DeviceResult:
         )
         if self._refine is None:
             return objects, None
-        return objects, RefinedGrasps(read["refined_width"], read["refined_depth"], read["inner"], read["fit"])
+        return objects, RefinedGrasps(
+            read["refined_width"], read["refined_depth"], read["inner"], read["fit"]
+        )
 
     def _refine_grasps(
-        self, frame: Frame, refine: RefineConfig, n: int, surface: DeviceSurface, scene: DeviceScene, at: dict[str, int],
+        self, frame: Frame, refine: RefineConfig, n: int, surface: DeviceSurface, scene: DeviceScene,
+        at: dict[str, int],
         world_from_camera: np.ndarray | None, scratch: tuple[int, int], stream: Stream,
     ) -> None:  # fmt: skip
         plane = None
@@ -172,7 +183,8 @@ class DeviceResult:
                 "status": ((1,), np.int32), "first": ((objects + 1,), np.int32), "points": ((n, 3), np.float32),
                 "normals": ((n, 3), np.float32), "sdf": ((n,), np.float32), "nodes": ((n, 3), np.int32),
                 "rotation": ((n, 3, 3), np.float32), "width": ((n,), np.float32), "depth": ((n,), np.float32),
-                "score": ((n,), np.float32), "object": ((n,), np.int32), **(refined if self._refine is not None else {}),
+                "score": ((n,), np.float32), "object": ((n,), np.int32),
+                **(refined if self._refine is not None else {}),
             }
         )  # fmt: skip
 

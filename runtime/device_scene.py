@@ -1,7 +1,8 @@
 """A frame on the GPU, from one upload to the input octree of the objects that can be reconstructed.
 
-Which objects those are is decided on the device, so that the work is the same for every frame of a size and can be captured into
-a CUDA graph; one small read afterwards says which they were, and how large everything is.
+Which objects those are is decided on the device, so that the work is the same for every frame of a size and
+can be captured into a CUDA graph; one small read afterwards says which they were, and how large everything
+is.
 """
 
 from __future__ import annotations
@@ -103,8 +104,10 @@ class DeviceScene:
                 "status": ((1,), np.int32), "z_first": ((1,), np.float32), "z_min": ((1,), np.float32),
                 "first": ((4,), np.int32), "first_inside": ((objects,), np.int32), "valid": ((objects,), np.int32),
                 "points": ((4,), np.int32), "inside": ((objects,), np.int32), "still_valid": ((objects,), np.int32),
-                "dense_table": ((objects + 1,), np.int32), "dense": ((objects,), np.int32), "dense_count": ((1,), np.int32),
-                "kept_table": ((objects + 1,), np.int32), "kept": ((objects,), np.int32), "kept_count": ((1,), np.int32),
+                "dense_table": ((objects + 1,), np.int32), "dense": ((objects,), np.int32),
+                "dense_count": ((1,), np.int32),
+                "kept_table": ((objects + 1,), np.int32), "kept": ((objects,), np.int32),
+                "kept_count": ((1,), np.int32),
                 "octree": ((levels, 4), np.int32), "grid": ((4,), np.int32),
             }
         )  # fmt: skip
@@ -114,10 +117,15 @@ class DeviceScene:
         self._read = counts.views(self._counts_read)
         self.z_min = self._counts["z_min"]
         self._read_done = device.event()
-        # Arrays in host memory that a launcher looks at, one entry a depth; kept because they are the same for every frame.
+        # Arrays in host memory that a launcher looks at, one entry a depth; kept because they are the same
+        # for every frame.
         self._pointers = {
             name: np.array([table.get(d, 0) for d in depths], np.uint64)
-            for name, table in (("keys", self.keys), ("children", self.children), ("split", self.split_neighbours))
+            for name, table in (
+                ("keys", self.keys),
+                ("children", self.children),
+                ("split", self.split_neighbours),
+            )
         }
         self._node_capacity: dict[int, np.ndarray] = {}
         self.workspace = max(
@@ -136,7 +144,9 @@ class DeviceScene:
             # Ids that are far apart, or of a type that the device does not read.
             mask, low = frame.label_image(), -1
             table = np.arange(-1, len(frame.object_ids()), dtype=np.int32)
-        layout = self._layout(height, width, mask.dtype, _NARROW_TABLE if len(table) <= _NARROW_TABLE else _WIDE_TABLE)
+        layout = self._layout(
+            height, width, mask.dtype, _NARROW_TABLE if len(table) <= _NARROW_TABLE else _WIDE_TABLE
+        )
         host = layout.views(self._staging)
         host["intrinsics"][...] = frame.intrinsics
         host["inverse"][...] = invert_intrinsics(frame.intrinsics)
@@ -149,14 +159,22 @@ class DeviceScene:
         copied = layout.offset("rgb") if self._zero_copy else layout.nbytes
         stream.upload(self._frame.address, self._staging.bytes[:copied])
         once = in_place if self._zero_copy else at
-        self.intrinsics, self._inverse, self.depth, self.rgb = at["intrinsics"], at["inverse"], at["depth"], once["rgb"]
+        self.intrinsics, self._inverse, self.depth, self.rgb = (
+            at["intrinsics"],
+            at["inverse"],
+            at["depth"],
+            once["rgb"],
+        )
         stream.fill(self._counts_memory.address, 0, self._counts_memory.nbytes)
         self._launch.relabel(
-            stream.handle, values=once["mask"], value_bytes=mask.dtype.itemsize, n=height * width, n_count=None, low=low,
+            stream.handle, values=once["mask"], value_bytes=mask.dtype.itemsize, n=height * width,
+            n_count=None, low=low,
             table=once["table"], table_size=len(table), labels=self.labels, status=self._counts["status"],
         )  # fmt: skip
 
-    def enqueue(self, height: int, width: int, objects: int, scratch: tuple[int, int], stream: Stream) -> None:
+    def enqueue(
+        self, height: int, width: int, objects: int, scratch: tuple[int, int], stream: Stream
+    ) -> None:
         """From labels to octree and active grid, and the read of their sizes; `wait` for it."""
         self._replay.run(
             (height, width, objects), lambda: self._prepare(height, width, objects, scratch, stream), stream
@@ -176,10 +194,13 @@ class DeviceScene:
         z_min = float(read["z_min"][0])
         valid, inside = read["valid"][: len(ids)], read["inside"]
         skipped = [
-            sparse(ids[i], int(valid[i]), limits.min_points) for i in np.flatnonzero(valid < limits.min_points)
+            sparse(ids[i], int(valid[i]), limits.min_points)
+            for i in np.flatnonzero(valid < limits.min_points)
         ]
         dense = [ids[i] for i in read["dense"][: int(read["dense_count"][0])]]
-        skipped += [outside(i, z_min, g) for i, count in zip(dense, inside[: len(dense)], strict=True) if count == 0]
+        skipped += [
+            outside(i, z_min, g) for i, count in zip(dense, inside[: len(dense)], strict=True) if count == 0
+        ]
         kept = [dense[i] for i in read["kept"][: int(read["kept_count"][0])]]
         check_some_kept(kept, skipped, frame.name)
         levels = dict(zip(range(g.full_depth, g.max_lod + 1), read["octree"].tolist(), strict=True))
@@ -196,8 +217,16 @@ class DeviceScene:
             grid_rows=int(read["grid"][0]),
         )
 
-    def _prepare(self, height: int, width: int, objects: int, scratch: tuple[int, int], stream: Stream) -> None:
-        g, limits, launch, at, handle = self._geometry, self._limits, self._launch, self._counts, stream.handle
+    def _prepare(
+        self, height: int, width: int, objects: int, scratch: tuple[int, int], stream: Stream
+    ) -> None:
+        g, limits, launch, at, handle = (
+            self._geometry,
+            self._limits,
+            self._launch,
+            self._counts,
+            stream.handle,
+        )
         pixels, status, workspace = height * width, self._counts["status"], scratch[0]
         points_count = at["points"]
 
@@ -235,7 +264,9 @@ class DeviceScene:
         if capacity is None:
             depths = range(g.full_depth, g.max_lod + 1)
             grid = {g.full_depth: objects << (3 * g.full_depth)}
-            capacity = self._node_capacity[objects] = np.array([{**self.capacity, **grid}[d] for d in depths], np.int64)
+            capacity = self._node_capacity[objects] = np.array(
+                [{**self.capacity, **grid}[d] for d in depths], np.int64
+            )
         launch.build_octree(
             handle, points=self.points, object=self._object, n=pixels, n_count=points_count, objects=objects,
             depth=g.max_lod, full_depth=g.full_depth, nodes=capacity.ctypes.data, max_voxels=self._most_voxels,
@@ -253,10 +284,16 @@ class DeviceScene:
 
     def _check(self, status: int, nodes: dict[int, int], frame: Frame) -> None:
         if status & Status.SPLITS_EXCEEDED:
-            depth = next((d for d in sorted(nodes)[1:] if nodes[d] >= self.capacity[d]), self._geometry.max_lod)
-            few_tokens = depth == self._geometry.min_lod and self.capacity[depth] == self._limits.max_tokens // 8 * 8
+            depth = next(
+                (d for d in sorted(nodes)[1:] if nodes[d] >= self.capacity[d]), self._geometry.max_lod
+            )
+            few_tokens = (
+                depth == self._geometry.min_lod and self.capacity[depth] == self._limits.max_tokens // 8 * 8
+            )
             limit = "max_tokens" if few_tokens else "max_nodes"
-            raise exceeded(frame, self._limits, limit, f"the input octree at depth {depth}", self.capacity[depth])
+            raise exceeded(
+                frame, self._limits, limit, f"the input octree at depth {depth}", self.capacity[depth]
+            )
         if status:
             raise DeviceError(f"frame '{frame.name}': {self._launch.describe(status)}")
 
@@ -271,7 +308,8 @@ class DeviceScene:
         # Depth is read by several kernels; what follows it is read once.
         return Layout(
             {
-                "intrinsics": ((3, 3), np.float32), "inverse": ((3, 3), np.float32), "depth": ((height, width), np.float32),
+                "intrinsics": ((3, 3), np.float32), "inverse": ((3, 3), np.float32),
+                "depth": ((height, width), np.float32),
                 "rgb": ((height, width, 3), np.uint8), "mask": ((height, width), mask), "table": ((table,), np.int32),
             }
         )  # fmt: skip
@@ -285,6 +323,6 @@ def node_capacity(bundle: Bundle) -> dict[int, int]:
 def exceeded(frame: Frame, limits: Limits, limit: str, what: str, capacity: int) -> LimitError:
     """The error of a frame with too many nodes; the device knows that there are more, not how many."""
     return LimitError(
-        f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: nodes of {what}: more than "
-        f"{capacity} needed; {larger(limit)}"
+        f"frame '{frame.name}' exceeds the bundle's limit {limit} = {getattr(limits, limit)}: nodes of {what}: "
+        f"more than {capacity} needed; {larger(limit)}"
     )

@@ -13,8 +13,9 @@ from typing import Any
 def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
     """What is known about this machine, by name; what does not apply is left out.
 
-    On a Jetson: model, L4T release, `nvpmodel -q`, `jetson_clocks --show` (which needs root to say everything) and the devfreq
-    clocks. Everywhere: processor, cores, load, and the CPU's frequency governor where the kernel tells.
+    On a Jetson: model, L4T release, `nvpmodel -q`, `jetson_clocks --show` (which needs root to say
+    everything) and the devfreq clocks. Everywhere: processor, cores, load, and the CPU's frequency governor
+    where the kernel tells.
 
     Args:
         root: file system root that /proc, /sys and /etc are read under; tests give another.
@@ -48,7 +49,8 @@ def _devfreq(root: Path) -> dict[str, dict[str, str]]:
     """Governor and frequencies (Hz) of every device that scales, the GPU and the memory controller among them."""
     names = ("governor", "cur_freq", "min_freq", "max_freq")
     return {
-        folder.name: {name: _text(folder / name) for name in names} for folder in sorted(root.glob("sys/class/devfreq/*"))
+        folder.name: {name: _text(folder / name) for name in names}
+        for folder in sorted(root.glob("sys/class/devfreq/*"))
     }
 
 

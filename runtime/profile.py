@@ -42,9 +42,9 @@ class Profile:
         backend: `tensorrt` or `onnxruntime`.
         clock: what measured the parts.
         device: the GPU, with TensorRT's version; empty for the CPU.
-        parts: in order of execution; the whole frame last: the time of the call, which waiting between parts is part of.
-        sizes: of the first frame: pixels, objects, surface points.
-        machine: before the frames ran; after: the same, afterwards.
+        parts: in order of execution; the whole frame last: the time of the call, which waiting between parts
+        is part of. sizes: of the first frame: pixels, objects, surface points. machine: before the frames
+        ran; after: the same, afterwards.
     """
 
     backend: str

@@ -138,28 +138,14 @@ def reference_frame(bundle: Bundle) -> Frame:
     """The frame whose outputs the bundle carries.
 
     Raises:
-        BundleError: it carries no usable reference outputs.
-    """
-    return _frame(_load(bundle))
-
-
-def _frame(reference: dict[str, np.ndarray]) -> Frame:
-    rgb, depth, intrinsics, mask = (reference[f"frame/{n}"] for n in ("rgb", "depth", "intrinsics", "mask"))
-    return Frame(rgb, depth, intrinsics, mask, name="reference")
-
-
-def reference_frame(bundle: Bundle) -> Frame:
-    """The frame whose outputs the bundle carries.
-
-    Raises:
         BundleError: the bundle carries no usable reference outputs.
     """
     return _frame(_load(bundle))
 
 
 def _frame(reference: dict[str, np.ndarray]) -> Frame:
-    parts = (reference[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask"))
-    return Frame(*parts, name="reference")
+    rgb, depth, intrinsics, mask = (reference[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask"))
+    return Frame(rgb, depth, intrinsics, mask, name="reference")
 
 
 def _load(bundle: Bundle) -> dict[str, np.ndarray]:

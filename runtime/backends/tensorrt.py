@@ -1,7 +1,7 @@
 """The GPU executor: a bundle's stages as TensorRT engines, between addresses of device memory.
 
-It enqueues and never waits. All contexts share one block of memory for activations, which is sound because everything runs on
-one stream. Only what TensorRT 10.3, 10.16 and 11 have in common is used.
+It enqueues and never waits. All contexts share one block of memory for activations, which is sound because
+everything runs on one stream. Only what TensorRT 10.3, 10.16 and 11 have in common is used.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class TensorRTExecutor:
         context.use_memory(*self._block)
         return context
 
-    def enqueue(self, stage: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, int], stream: Stream) -> None:
+    def enqueue(
+        self, stage: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, int], stream: Stream
+    ) -> None:
         """Puts a stage on a stream; see `Context.enqueue`."""
         self._contexts[stage].enqueue(inputs, outputs, stream)
 
@@ -93,9 +95,10 @@ class TensorRTExecutor:
             got[tensor] = (kind, np.dtype(self._trt.nptype(engine.get_tensor_dtype(tensor))).name)
         if got != expected:
             differing = sorted(t for t in {*got, *expected} if got.get(t) != expected.get(t))
+            wanted, found = ([table.get(tensor) for tensor in differing] for table in (expected, got))
             raise BundleError(
-                f"{path}: its tensors {', '.join(differing)} are not those of {stage.file}: expected "
-                f"{[expected.get(t) for t in differing]}, got {[got.get(t) for t in differing]}; build it again: {self._build}"
+                f"{path}: its tensors {', '.join(differing)} are not those of {stage.file}: expected {wanted}, "
+                f"got {found}; build it again: {self._build}"
             )
         return engine
 
@@ -104,7 +107,9 @@ class TensorRTExecutor:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engines[stage].create_execution_context(strategy)
         if context is None:
-            raise DeviceError(f"{stage}: TensorRT could not make an execution context{_quoted(self._said)}; {_FREE}")
+            raise DeviceError(
+                f"{stage}: TensorRT could not make an execution context{_quoted(self._said)}; {_FREE}"
+            )
         return Context(stage, context, self._said, self._build)
 
 
@@ -171,7 +176,9 @@ def load_tensorrt() -> Any:
         raise MissingExtra(f"{str(error).split('; ')[0]}; {how}") from error
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST:
-        raise MissingExtra(f"expected TensorRT {OLDEST[0]}.{OLDEST[1]} or newer, got {trt.__version__}; {how}")
+        raise MissingExtra(
+            f"expected TensorRT {OLDEST[0]}.{OLDEST[1]} or newer, got {trt.__version__}; {how}"
+        )
     return trt
 
 

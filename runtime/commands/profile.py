@@ -52,7 +52,9 @@ class Profile:
         from zerograsp_edge.runtime.profile import profile
 
         if self.frames < 1 or self.warmup < 0:
-            raise ConfigError(f"expected --frames of 1 or more and --warmup of 0 or more, got {self.frames}, {self.warmup}")
+            raise ConfigError(
+                f"expected --frames of 1 or more and --warmup of 0 or more, got {self.frames}, {self.warmup}"
+            )
         console = Console()
         bundle = load_bundle(self.bundle)
         with console.status(f"loading {self.bundle}"):

@@ -75,7 +75,12 @@ class Run:
         bundle = load_bundle(self.bundle)
         frames = self._frames()
         with console.status(f"loading {self.bundle}"):
-            pipeline = Pipeline(bundle, self.backend, threads=self.threads, segmenter=self._segmenter(bundle.limits.max_objects))
+            pipeline = Pipeline(
+                bundle,
+                self.backend,
+                threads=self.threads,
+                segmenter=self._segmenter(bundle.limits.max_objects),
+            )
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
         single = len(frames) == 1

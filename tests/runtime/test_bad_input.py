@@ -389,7 +389,7 @@ def test_link_that_leaves_the_bundle(bundle_copy: Path) -> None:
             rf"bundle version {VERSION + 1}, this runtime knows up to {VERSION}: upgrade",
         ),
         ("custom_op_version", CUSTOM_OP_VERSION + 1, r"custom-op version .*upgrade it \(pip install -U"),
-        ("version", VERSION - 1, "outdated bundle version 0, expected 1: export the bundle again"),
+        ("version", VERSION - 1, f"outdated bundle version {VERSION - 1}, expected {VERSION}: export the bundle again"),
         ("custom_op_version", CUSTOM_OP_VERSION - 1, "outdated custom-op version 0"),
         ("version", "1", "expected an integer version, got '1'"),
         ("version", None, "expected an integer version, got None"),

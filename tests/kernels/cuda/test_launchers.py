@@ -70,7 +70,7 @@ def test_a_launch(on_cpu: Launchers) -> None:
 
 def test_arguments_are_checked(on_cpu: Launchers) -> None:
     fine = {"counts": None, "objects": 3, "minimum": 5, "table": None, "kept": None, "kept_count": None}
-    with pytest.raises(LaunchError, match="keep_objects: .*expected device memory, got null"):
+    with pytest.raises(LaunchError, match=r"keep_objects: .*expected device memory, got null"):
         on_cpu.keep_objects(0, **fine)
     with pytest.raises(TypeError, match="missing or unknown: minimum"):
         on_cpu.keep_objects(0, **{name: value for name, value in fine.items() if name != "minimum"})

@@ -27,8 +27,10 @@ REAL = os.environ.get("ZEROGRASP_DRIVER_DOUBLE")
 
 @pytest.fixture(scope="session")
 def loaded_double() -> DriverDouble:
-    """One driver for the whole process, as in reality; beside other tests it has another name than the real one, so that no
-    library takes it for a driver."""
+    """One driver for the whole process, as in reality.
+
+    Beside other tests it has another name than the real one, so that no library takes it for a driver.
+    """
     if REAL:
         return DriverDouble(Path(REAL), as_driver=True)
     return DriverDouble(build(CACHE, "libzerograsp_driver_double.so"))

@@ -28,7 +28,17 @@ def build(folder: Path, soname: str, unexpected: str = "") -> Path:
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         part = library.with_suffix(f".{os.getpid()}")
-        command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{soname}"]
+        command = [
+            COMPILER,
+            "-std=c++17",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{soname}",
+        ]
         if unexpected:
             calls = library.parent / "unexpected.h"
             calls.write_text(unexpected)
@@ -45,7 +55,9 @@ class DriverDouble:
     def __init__(self, path: Path, *, as_driver: bool = False) -> None:
         self.path = path
         # As the driver its entry points are those that other libraries of this process find.
-        self.library = library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL if as_driver else ctypes.DEFAULT_MODE)
+        self.library = library = ctypes.CDLL(
+            str(path), ctypes.RTLD_GLOBAL if as_driver else ctypes.DEFAULT_MODE
+        )
         library.double_count.restype = ctypes.c_longlong
         library.double_used.restype = ctypes.c_longlong
         library.double_violation.restype = ctypes.c_char_p

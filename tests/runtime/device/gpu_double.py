@@ -1,4 +1,4 @@
-"""A GPU with TensorRT that is none: the CUDA kernels on the CPU and the doubles of driver, PyCUDA and TensorRT, together."""
+"""A GPU with TensorRT that is none: the CUDA kernels on the CPU, doubles of driver, PyCUDA and TensorRT."""
 
 from __future__ import annotations
 

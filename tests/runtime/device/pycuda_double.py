@@ -193,7 +193,13 @@ def make_modules(path: str) -> dict[str, ModuleType]:
         call("cuMemcpyDtoHAsync_v2", address(dest), ctypes.c_ulonglong(src), size, stream._handle)
 
     def memset_d8_async(dest: int, data: int, size: int, stream: Stream) -> None:
-        call("cuMemsetD8Async", ctypes.c_ulonglong(dest), ctypes.c_ubyte(data), ctypes.c_size_t(size), stream._handle)
+        call(
+            "cuMemsetD8Async",
+            ctypes.c_ulonglong(dest),
+            ctypes.c_ubyte(data),
+            ctypes.c_size_t(size),
+            stream._handle,
+        )
 
     package, driver = ModuleType("pycuda"), ModuleType("pycuda.driver")
     offered = (

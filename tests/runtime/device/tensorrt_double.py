@@ -1,9 +1,10 @@
 """A stand-in for TensorRT's Python module on a machine without a GPU.
 
-An engine is a description of an ONNX stage; executing it runs that stage in ONNX Runtime on the addresses and shapes that were set,
-when the stream gets there. It is as strict as TensorRT: every input needs a shape within the profile and every tensor an
-address, both hold until they are changed, the activation memory must be there (and is overwritten), and work can be captured
-only after it has run once with the same shapes. Its names are those of TensorRT 10.3 (test_tensorrt.py compares).
+An engine is a description of an ONNX stage; executing it runs that stage in ONNX Runtime on the addresses and
+shapes that were set, when the stream gets there. It is as strict as TensorRT: every input needs a shape
+within the profile and every tensor an address, both hold until they are changed, the activation memory must
+be there (and is overwritten), and work can be captured only after it has run once with the same shapes. Its
+names are those of TensorRT 10.3 (test_tensorrt.py compares).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def make_plan(onnx: Path, tensors: dict[str, Any], profile: dict[str, Any]) -> b
         tensors: its entry in the bundle's manifest.
         profile: smallest, typical and largest shape of every input with a dynamic one.
     """
-    declared = {kind: {t["name"]: [t["dtype"], t["shape"]] for t in tensors[kind]} for kind in (INPUT, OUTPUT)}
+    declared = {
+        kind: {t["name"]: [t["dtype"], t["shape"]] for t in tensors[kind]} for kind in (INPUT, OUTPUT)
+    }
     return json.dumps({"onnx": str(onnx), **declared, "profile": profile}).encode()
 
 
@@ -83,7 +86,7 @@ def make_module(driver: DriverDouble) -> ModuleType:
         device_memory_size_v2 = ACTIVATIONS
 
         def __init__(self, plan: dict[str, Any], logger: ILogger) -> None:
-            self.plan, self.logger = plan, logger
+            self._plan, self._logger = plan, logger
             self._tensors = {**plan[INPUT], **plan[OUTPUT]}
 
         @property
@@ -94,7 +97,7 @@ def make_module(driver: DriverDouble) -> ModuleType:
             return list(self._tensors)[index]
 
         def get_tensor_mode(self, name: str) -> TensorIOMode:
-            return TensorIOMode.INPUT if name in self.plan[INPUT] else TensorIOMode.OUTPUT
+            return TensorIOMode.INPUT if name in self._plan[INPUT] else TensorIOMode.OUTPUT
 
         def get_tensor_dtype(self, name: str) -> str:
             return self._tensors[name][0]
@@ -113,7 +116,7 @@ def make_module(driver: DriverDouble) -> ModuleType:
             self._ran: set[tuple[Any, ...]] = set()
 
         def _refuse(self, text: str) -> bool:
-            self._engine.logger.log(Severity.ERROR, f"IExecutionContext: {text}")
+            self._engine._logger.log(Severity.ERROR, f"IExecutionContext: {text}")
             return False
 
         def set_device_memory(self, memory: int, size: int) -> None:
@@ -121,31 +124,35 @@ def make_module(driver: DriverDouble) -> ModuleType:
             self._memory = (memory, size)
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-            inputs, profile = self._engine.plan[INPUT], self._engine.plan["profile"]
+            inputs, profile = self._engine._plan[INPUT], self._engine._plan["profile"]
             if name not in inputs:
                 return self._refuse(f"setInputShape: {name} is no input")
             if not all(type(size) is int for size in shape):
                 raise TypeError(f"set_input_shape: expected integers, got {shape}")
             declared = inputs[name][1]
-            if len(shape) != len(declared) or any(isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True)):
+            if len(shape) != len(declared) or any(
+                isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True)
+            ):
                 return self._refuse(f"setInputShape: {name}: {shape} does not match {declared}")
             if name in profile:
                 low, _, high = profile[name]
                 if not all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True)):
-                    return self._refuse(f"Supplied dims {shape} of {name} not in [{low}, {high}] of profile 0")
+                    return self._refuse(
+                        f"Supplied dims {shape} of {name} not in [{low}, {high}] of profile 0"
+                    )
             self._shapes[name] = shape
             return True
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             if type(memory) is not int:
                 raise TypeError(f"set_tensor_address: expected an integer, got {memory!r}")
-            if name not in self._engine.plan[INPUT] and name not in self._engine.plan[OUTPUT]:
+            if name not in self._engine._plan[INPUT] and name not in self._engine._plan[OUTPUT]:
                 return self._refuse(f"setTensorAddress: no tensor {name}")
             self._addresses[name] = memory
             return True
 
         def execute_async_v3(self, stream_handle: int) -> bool:
-            plan = self._engine.plan
+            plan = self._engine._plan
             if missing := [name for name in plan[INPUT] if name not in self._shapes]:
                 return self._refuse(f"no shape for {', '.join(missing)}")
             if missing := [name for name in (*plan[INPUT], *plan[OUTPUT]) if not self._addresses.get(name)]:
@@ -158,19 +165,23 @@ def make_module(driver: DriverDouble) -> ModuleType:
                 assert driver.on_device(addresses[name], nbytes), f"{name} reaches beyond its memory"
                 assert addresses[name] % 16 == 0, f"{name} is not aligned"
             key = tuple(sorted(shapes.items()))
-            if driver.capturing(stream_handle):
-                if key not in self._ran or module.refuse_capture:
-                    driver.library.cuCtxSynchronize()  # as lazily initialised kernels do; it breaks the capture
-                    return False
+            if driver.capturing(stream_handle) and (key not in self._ran or module.refuse_capture):
+                driver.library.cuCtxSynchronize()  # as lazily initialised kernels do; it breaks the capture
+                return False
             self._ran.add(key)
             module.enqueued.append(Path(plan["onnx"]).stem)
             return driver.enqueue(stream_handle, lambda: run(plan, shapes, addresses, memory)) == 0
 
     def run(
-        plan: dict[str, Any], shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], memory: tuple[int, int]
+        plan: dict[str, Any],
+        shapes: dict[str, tuple[int, ...]],
+        addresses: dict[str, int],
+        memory: tuple[int, int],
     ) -> None:
         ctypes.memset(memory[0], 0x5A, min(memory[1], 1 << 20))
-        feeds = {name: array_at(addresses[name], shapes[name], dtype) for name, (dtype, _) in plan[INPUT].items()}
+        feeds = {
+            name: array_at(addresses[name], shapes[name], dtype) for name, (dtype, _) in plan[INPUT].items()
+        }
         module.executed.append(Path(plan["onnx"]).stem)
         results = session(plan["onnx"]).run(list(plan[OUTPUT]), feeds)
         for (name, (dtype, _)), result in zip(plan[OUTPUT].items(), results, strict=True):
@@ -183,6 +194,7 @@ def make_module(driver: DriverDouble) -> ModuleType:
     module.contexts = 0
     module.enqueued, module.executed, module.loaded_libraries = [], [], []
     module.refuse_capture = False
+    module.engine_classes = (Engine, Context)
     module.nptype = np.dtype
     module.get_plugin_registry = Registry
     for item in (ILogger, Runtime, TensorIOMode, ExecutionContextAllocationStrategy):

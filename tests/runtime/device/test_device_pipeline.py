@@ -1,14 +1,14 @@
 """The whole GPU path, end to end and numerically, on a machine without a GPU: against the CPU's results.
 
-Kernels are the CUDA sources on the CPU, engines the same ONNX stages in ONNX Runtime; work is deferred until the runtime waits for it,
-so a missing wait, a buffer that is overwritten too early or a wrong count shows as a wrong result.
+Kernels are the CUDA sources on the CPU, engines the same ONNX stages in ONNX Runtime; work is deferred until
+the runtime waits for it, so a missing wait, a buffer that is overwritten too early or a wrong count shows as
+a wrong result.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -35,7 +35,14 @@ EditManifest = Callable[[Path, Callable[[dict[str, Any]], object]], None]
 
 UPLOADS, DOWNLOADS = "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"
 WAITS = ("cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize")
-ALLOCATIONS = ("cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate", "cuMemFree_v2", "cuMemFreeHost")
+ALLOCATIONS = (
+    "cuMemAlloc_v2",
+    "cuMemHostAlloc",
+    "cuEventCreate",
+    "cuStreamCreate",
+    "cuMemFree_v2",
+    "cuMemFreeHost",
+)
 
 
 def same(gpu: Result, cpu: Result, tolerance: float = 1.0) -> None:
@@ -52,12 +59,21 @@ def same(gpu: Result, cpu: Result, tolerance: float = 1.0) -> None:
             x, y = getattr(a, name), getattr(b, name)
             assert x.dtype == y.dtype
             np.testing.assert_allclose(x, y, rtol=0, atol=bound * tolerance, err_msg=name)
-        np.testing.assert_allclose(a.grasps.to_graspnet(), b.grasps.to_graspnet(), rtol=0, atol=1e-3 * tolerance)
+        np.testing.assert_allclose(
+            a.grasps.to_graspnet(), b.grasps.to_graspnet(), rtol=0, atol=1e-3 * tolerance
+        )
 
 
 def changed(frame: Frame, **changes: Any) -> Frame:
-    arrays = {"rgb": frame.rgb, "depth": frame.depth, "intrinsics": frame.intrinsics, "mask": frame.mask} | changes
-    return Frame(arrays.pop("rgb"), arrays.pop("depth"), arrays.pop("intrinsics"), arrays.pop("mask"), **arrays)
+    arrays = {
+        "rgb": frame.rgb,
+        "depth": frame.depth,
+        "intrinsics": frame.intrinsics,
+        "mask": frame.mask,
+    } | changes
+    return Frame(
+        arrays.pop("rgb"), arrays.pop("depth"), arrays.pop("intrinsics"), arrays.pop("mask"), **arrays
+    )
 
 
 @pytest.fixture
@@ -79,7 +95,9 @@ def engines_for(bundle_copy: Path, edit_manifest: EditManifest) -> Callable[...,
 # Results
 
 
-def test_frames_of_several_sizes(device: Pipeline, frame: Frame, other_frame: Frame, pipeline: Pipeline) -> None:
+def test_frames_of_several_sizes(
+    device: Pipeline, frame: Frame, other_frame: Frame, pipeline: Pipeline
+) -> None:
     assert device.executor.name == "tensorrt" and device.fallback is None
     cropped = frame.crop(3, 101, 8, 155)
     for item in (frame, other_frame, cropped, frame, other_frame, cropped):
@@ -90,6 +108,24 @@ def test_scenes(device: Pipeline, pipeline: Pipeline) -> None:
     for seed in range(20, 26):
         item = SimulatedCamera(seed, 1 + seed % 7, 160, 120).read()
         same(device(item), pipeline(item))
+
+
+def test_depth_with_holes(device: Pipeline, other_frame: Frame, pipeline: Pipeline) -> None:
+    """Where nothing was measured a mask still counts for which objects touch, and hides nothing."""
+    rng = np.random.default_rng(3)
+    depth = np.where(rng.random(other_frame.depth.shape) < 0.4, 0, other_frame.depth).astype(np.float32)
+    depth[:, 60:75] = 0
+    item = changed(other_frame, depth=depth)
+    same(device(item), pipeline(item))
+
+
+def test_results_stay_as_they_are(
+    device: Pipeline, frame: Frame, other_frame: Frame, pipeline: Pipeline
+) -> None:
+    result = device(frame)
+    for _ in range(3):
+        device(other_frame)
+    same(result, pipeline(frame))
 
 
 def test_picture_that_has_to_be_padded(
@@ -110,7 +146,9 @@ def test_masks_of_every_type(device: Pipeline, frame: Frame, pipeline: Pipeline,
 
 
 @pytest.mark.parametrize(
-    "values", [(-40000, -3, 7, 2**30), (0, 300, 301, 65535), (5, 1, 2, 9)], ids=["far apart", "wide", "background 5"]
+    "values",
+    [(-40000, -3, 7, 2**30), (0, 300, 301, 65535), (5, 1, 2, 9)],
+    ids=["far apart", "wide", "background 5"],
 )
 def test_mask_values(device: Pipeline, frame: Frame, pipeline: Pipeline, values: tuple[int, ...]) -> None:
     assert frame.mask is not None
@@ -197,7 +235,8 @@ def test_the_edge_model(gpu: Gpu, tmp_path: Path) -> None:
 REFINEMENTS = {
     "published": RefineConfig(),
     "everything": RefineConfig(
-        min_score=-1.0, approach=ApproachCone(axis=(0, 0, 1), angle=80), support=Support((0, 0, -1), -0.75, thickness=0.01),
+        min_score=-1.0, approach=ApproachCone(axis=(0, 0, 1), angle=80),
+        support=Support((0, 0, -1), -0.75, thickness=0.01),
         visible_stride=3, max_per_object=5,
     ),
     "no path": RefineConfig(approach_distance=None, nms_distance=0),
@@ -229,7 +268,8 @@ def test_grasps_are_refined_on_the_device(
 def test_antipodal_grasps_are_made_by_the_cpu(gpu: Gpu, tiny_with_engines: Bundle, frame: Frame) -> None:
     refine = RefineConfig(antipodal=AntipodalConfig())
     device, cpu = (
-        Pipeline(tiny_with_engines, backend=backend, threads=2, refine=refine) for backend in ("tensorrt", "onnxruntime")
+        Pipeline(tiny_with_engines, backend=backend, threads=2, refine=refine)
+        for backend in ("tensorrt", "onnxruntime")
     )
     got, expected = device(frame), cpu(frame)
     assert got.refinement is not None and expected.refinement is not None
@@ -269,7 +309,9 @@ def test_reads_are_small(gpu: Gpu, device: Pipeline, frame: Frame) -> None:
     assert gpu.driver.count(f"{DOWNLOADS} bytes") - before < results + 12 * 256 + 8192
 
 
-def test_the_image_encoder_is_enqueued_before_the_first_wait(gpu: Gpu, device: Pipeline, frame: Frame) -> None:
+def test_the_image_encoder_is_enqueued_before_the_first_wait(
+    gpu: Gpu, device: Pipeline, frame: Frame
+) -> None:
     device(frame)
     seen: list[list[str]] = []
     wait = device.perception._network.scene.wait
@@ -284,11 +326,15 @@ def test_the_image_encoder_is_enqueued_before_the_first_wait(gpu: Gpu, device: P
     assert seen == [["image_encoder"]]
 
 
-def test_fixed_work_is_captured_once_per_size(gpu: Gpu, device: Pipeline, frame: Frame, other_frame: Frame) -> None:
+def test_fixed_work_is_captured_once_per_size(
+    gpu: Gpu, device: Pipeline, frame: Frame, other_frame: Frame
+) -> None:
     cropped = frame.crop(0, 100, 0, 150)
     for item in (frame, other_frame, cropped):
         device(item)
-    assert gpu.driver.count("cuGraphLaunch") == 0 + 1, "the second frame of a size launches the image encoder's graph"
+    assert gpu.driver.count("cuGraphLaunch") == 0 + 1, (
+        "the second frame of a size launches the image encoder's graph"
+    )
     for item in (frame, other_frame, cropped):
         device(item)
     captured = gpu.driver.count("cuStreamBeginCapture_v2")
@@ -315,7 +361,9 @@ def test_work_that_cannot_be_captured_runs_without_a_graph(
     gpu.driver.reset()
 
 
-def test_old_graphs_are_destroyed(gpu: Gpu, device: Pipeline, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_graphs_are_destroyed(
+    gpu: Gpu, device: Pipeline, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zerograsp_edge.runtime.device_replay.MOST_GRAPHS", 1)
     other = frame.crop(0, 100, 0, 150)
     for item in (frame, frame, other, other, frame, frame):
@@ -329,8 +377,8 @@ def test_timings_cover_every_part(device: Pipeline, frame: Frame) -> None:
     for _ in range(2):
         timings = device(frame).timings
         assert {
-            "staging", "upload", "points", "image_encoder", "voxel_features", "octree_encoder", "growth", "decode", "collect",
-            *(f"decoder_{d}" for d in depths),
+            "staging", "upload", "points", "image_encoder", "voxel_features", "octree_encoder", "growth", "decode",
+            "collect", *(f"decoder_{d}" for d in depths),
         } == set(timings)  # fmt: skip
         assert all(value >= 0 for value in timings.values())
 
@@ -349,10 +397,14 @@ def test_object_with_too_few_points(device: Pipeline, frame: Frame, pipeline: Pi
     result = device(item)
     same(result, pipeline(item))
     if points < 16:
-        assert [s.reason for s in result.skipped] == [f"{points} pixels with valid depth, at least 16 are needed"]
+        assert [s.reason for s in result.skipped] == [
+            f"{points} pixels with valid depth, at least 16 are needed"
+        ]
 
 
-def test_objects_outside_the_cube_and_sparse_ones(device: Pipeline, other_frame: Frame, pipeline: Pipeline) -> None:
+def test_objects_outside_the_cube_and_sparse_ones(
+    device: Pipeline, other_frame: Frame, pipeline: Pipeline
+) -> None:
     assert other_frame.mask is not None
     ids = other_frame.object_ids()
     depth = other_frame.depth.copy()
@@ -365,7 +417,9 @@ def test_objects_outside_the_cube_and_sparse_ones(device: Pipeline, other_frame:
     assert [s.object_id for s in result.skipped] == sorted((ids[0], ids[2], ids[4]))
 
 
-def test_an_object_beside_the_cube_that_is_the_nearest(device: Pipeline, frame: Frame, pipeline: Pipeline) -> None:
+def test_an_object_beside_the_cube_that_is_the_nearest(
+    device: Pipeline, frame: Frame, pipeline: Pipeline
+) -> None:
     """It decides where the cube begins, although it is left out."""
     assert frame.mask is not None
     mask, depth = frame.mask.copy(), frame.depth.copy()
@@ -378,7 +432,9 @@ def test_an_object_beside_the_cube_that_is_the_nearest(device: Pipeline, frame: 
     assert any(s.object_id == 77 and "outside" in s.reason for s in result.skipped)
 
 
-def test_no_object_is_left(device: Pipeline, frame: Frame, other_frame: Frame, pipeline: Pipeline) -> None:
+def test_no_object_is_left(
+    gpu: Gpu, device: Pipeline, frame: Frame, other_frame: Frame, pipeline: Pipeline
+) -> None:
     assert frame.mask is not None
     depth = np.where(frame.mask == frame.background_id, frame.depth, 0).astype(np.float32)
     item = changed(frame, depth=depth)
@@ -387,6 +443,7 @@ def test_no_object_is_left(device: Pipeline, frame: Frame, other_frame: Frame, p
         with pytest.raises(FrameError, match="has no object to reconstruct") as caught:
             runner(item)
         messages.append(str(caught.value))
+        assert gpu.driver.library.double_pending() == 0, "nothing may still read what the next frame writes"
     assert messages[0] == messages[1]
     same(device(other_frame), pipeline(other_frame))
 
@@ -404,16 +461,23 @@ def test_more_nodes_than_the_limit(
     for nodes in (needed - 8, needed // 2):
         limited = Pipeline(engines_for(max_nodes=nodes), backend="tensorrt")
         for _ in range(2):
-            with pytest.raises(LimitError, match=rf"exceeds the bundle's limit max_nodes = {nodes}: .*--max-nodes"):
+            with pytest.raises(
+                LimitError, match=rf"exceeds the bundle's limit max_nodes = {nodes}: .*--max-nodes"
+            ):
                 limited(frame)
 
 
-def test_the_input_octree_exceeds_the_limit(gpu: Gpu, engines_for: Callable[..., Bundle], frame: Frame, pipeline: Pipeline) -> None:
+def test_the_input_octree_exceeds_the_limit(
+    gpu: Gpu, engines_for: Callable[..., Bundle], frame: Frame, pipeline: Pipeline
+) -> None:
     taps: dict[str, np.ndarray] = {}
     pipeline.run(frame, taps=taps)
     tokens = len(taps["input_keys_3"])
     limited = Pipeline(engines_for(max_tokens=tokens - 8), backend="tensorrt")
-    with pytest.raises(LimitError, match=rf"limit max_tokens = {tokens - 8}: nodes of the input octree at depth 3.*--max-tokens"):
+    with pytest.raises(
+        LimitError,
+        match=rf"limit max_tokens = {tokens - 8}: nodes of the input octree at depth 3.*--max-tokens",
+    ):
         limited(frame)
     same(Pipeline(engines_for(max_tokens=tokens), backend="tensorrt")(frame), pipeline(frame))
 
@@ -497,8 +561,12 @@ def test_taps_and_forced_splits(device: Pipeline, frame: Frame, pipeline: Pipeli
         if "keys" in name:
             np.testing.assert_array_equal(got, expected, err_msg=name)
         else:
-            np.testing.assert_allclose(got, expected, atol=1e-4 * max(1.0, float(np.abs(expected).max())), err_msg=name)
-    with pytest.raises(ValueError, match=r"forced splits of depth 3: expected .* bool array of shape .*, got"):
+            np.testing.assert_allclose(
+                got, expected, atol=1e-4 * max(1.0, float(np.abs(expected).max())), err_msg=name
+            )
+    with pytest.raises(
+        ValueError, match=r"forced splits of depth 3: expected .* bool array of shape .*, got"
+    ):
         device.run(frame, forced_splits={depth: forced[depth][:-8]})
 
 
