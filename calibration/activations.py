@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -98,7 +97,11 @@ class Range:
 
 
 def activation_ranges(
-    bundle: Bundle, frames: Iterable[Frame], *, threads: int = 0, progress: Callable[[str], None] = lambda step: None
+    bundle: Bundle,
+    frames: Iterable[Frame],
+    *,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Range]:
     """Runs the frames and takes the range of every float value, `<stage>/<value>`; parts of a node are `<node>:<part>`.
 
@@ -147,7 +150,7 @@ def beyond_half(bundle: Bundle, ranges: Mapping[str, Range]) -> dict[str, str]:
         for node in model.graph.node:
             for name in (*node.input, *node.output):
                 if name in bad:
-                    keep[f"{stage}/{node.name.split(PART)[0]}"] = bad[name]
+                    keep.setdefault(f"{stage}/{node.name.split(PART)[0]}", bad[name])
         for name, why in bad.items():
             if (passed := passed_on(stage, name)) is not None:
                 keep[passed] = why
@@ -158,5 +161,3 @@ def flushed_most(ranges: Mapping[str, Range], count: int = 5) -> list[tuple[str,
     """The values of which float16 makes the largest share zero."""
     some: list[tuple[str, Range]] = [(n, r) for n, r in ranges.items() if r.zeroed]
     return sorted(some, key=lambda item: -item[1].flushed)[:count]
-
-

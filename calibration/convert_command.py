@@ -40,7 +40,7 @@ class Convert:
 
         require("onnx", "export")
         from zerograsp_edge.calibration.activations import activation_ranges, beyond_half, flushed_most
-        from zerograsp_edge.export.convert import convert_to_half, precision_table
+        from zerograsp_edge.export.convert import convert, precision_table
         from zerograsp_edge.export.precision import Policy
         from zerograsp_edge.runtime.bundle import load_bundle
 
@@ -50,7 +50,7 @@ class Convert:
             ranges = activation_ranges(source, check_frames(source, self.frames), progress=status.update)
             found = beyond_half(source, ranges)
             policy = Policy({**found, **dict.fromkeys(self.keep, "asked for")})
-            converted = convert_to_half(
+            converted = convert(
                 source,
                 self.out,
                 policy,
@@ -63,7 +63,9 @@ class Convert:
             table.add_row(*line)
         console.print(table)
         largest, extent = max(ranges.items(), key=lambda item: item[1].largest)
-        console.print(f"largest value in {self.frames + 1} frames: {extent.largest:.4g} ({largest}); 65504 fit")
+        console.print(
+            f"largest value in {self.frames + 1} frames: {extent.largest:.4g} ({largest}); 65504 fit"
+        )
         for name, extent in flushed_most(ranges):
             console.print(f"{name}: {extent.flushed:.2%} become zero, the largest is {extent.largest:.3g}")
         before, after = (sum(f.stat().st_size for f in b.path.iterdir()) / 1e6 for b in (source, converted))

@@ -5,6 +5,8 @@ A product with a matrix is a convolution of one tap whose neighbour of every row
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -21,7 +23,7 @@ def expand_blocks(model: onnx.ModelProto) -> None:
     rows: dict[str, str] = {}
     weights = {i.name: i for i in graph.initializer}
 
-    def add(op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
@@ -36,7 +38,9 @@ def expand_blocks(model: onnx.ModelProto) -> None:
         if x not in rows:
             zero, one = (constant(f"rows:{n}", np.array(n, np.int64)) for n in (0, 1))
             count = add("Gather", [add("Shape", [x], f"{x}:shape"), zero], f"{x}:count")
-            index = add("Cast", [add("Range", [zero, count, one], f"{x}:range")], f"{x}:int", to=TensorProto.INT32)
+            index = add(
+                "Cast", [add("Range", [zero, count, one], f"{x}:range")], f"{x}:int", to=TensorProto.INT32
+            )
             rows[x] = add("Unsqueeze", [index, constant("rows:axes", np.array([0], np.int64))], f"{x}:rows")
         return rows[x]
 

@@ -1,9 +1,9 @@
-"""The precision of every layer, decided in the graph: which type a node computes in is said by the types of its inputs.
+"""The precision of every layer, decided in the graph: the types of a node's inputs say which type it computes in.
 
-A stage of float32 becomes one of mixed precision by explicit Cast nodes, in opset 17, so that it means the same to every
-executor and is tested where it runs. Layers compute in float16 on float16 weights unless there is a reason, which
-the manifest records: what squares or exponentiates (LayerNorm, softmax), what decides (occupancy logits, signed distance),
-what is a coordinate, and what was seen to leave float16's range (`Policy.keep`).
+A stage of float32 becomes one of mixed precision by explicit Cast nodes, in opset 17, so that it means the same to
+every executor and can be tested on any. Layers compute in float16 on float16 weights unless there is a reason, which
+the manifest records: what squares or exponentiates (LayerNorm, softmax), what decides (occupancy logits, signed
+distance), what is a coordinate, and what was seen to leave float16's range (`Policy.keep`).
 
 Between stages features are float16; occupancy logits, signal, latent and everything geometric stay float32.
 """
@@ -51,11 +51,15 @@ _FLOAT_INPUTS = {
     "OctreeResidual": {3, 5, 7},
     "OctreeMlp": {2, 4},
     "GridConv": {2},
+    "OctreeConvInt8": {3, 4},
+    "OctreeDownsampleInt8": {3, 4},
+    "OctreeUpsampleInt8": {3, 4},
+    "OctreeResidualInt8": {3, 4, 6, 7, 9, 10, 12},
     "Resize": {1, 2},
 }
 _INTEGER_OUTPUT = {"Shape", "Equal", "OctreeNeighbor", "OctreeAlign"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_SUFFIX = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+_SUFFIX: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
 class PrecisionError(ValueError):
@@ -106,6 +110,13 @@ def passed_on(stage: str, tensor: str) -> str | None:
     return None
 
 
+def half_layers(model: onnx.ModelProto, stage: str, policy: Policy | None = None) -> set[str]:
+    """Names of the layers of a float32 stage that would compute in float16."""
+    types = value_types(model.graph)
+    kept = _reasons(model.graph, stage, types, policy or Policy())
+    return {node.name for node in layers(model.graph, types) if node.name not in kept}
+
+
 def to_half(model: onnx.ModelProto, stage: str, policy: Policy | None = None) -> tuple[Layer, ...]:
     """Turns a float32 stage into float16 with what the policy keeps, in place; returns its table of layers.
 
@@ -121,8 +132,13 @@ def to_half(model: onnx.ModelProto, stage: str, policy: Policy | None = None) ->
     if TensorProto.FLOAT16 in types.values():
         raise PrecisionError(f"{stage}: expected a float32 stage, this one has float16 tensors already")
     reasons = _reasons(graph, stage, types, policy)
+    integer = int8_layers(graph)
     table = [
-        Layer(node.name, node.op_type, "fp32" if node.name in reasons else "fp16", reasons.get(node.name, ""))
+        Layer(node.name, node.op_type, "int8")
+        if node.name in integer
+        else Layer(
+            node.name, node.op_type, "fp32" if node.name in reasons else "fp16", reasons.get(node.name, "")
+        )
         for node in layers(graph, types)
     ]
     _Rewriter(model, stage, types, set(reasons), policy).run()
@@ -168,15 +184,31 @@ def value_types(graph: onnx.GraphProto) -> dict[str, int]:
 def layers(graph: onnx.GraphProto, types: Mapping[str, int]) -> list[onnx.NodeProto]:
     """The nodes that compute with floats."""
     return [
-        n for n in graph.node if types[n.output[0]] in _FLOATS and n.op_type not in _MOVES | {"Cast"}
+        n
+        for n in graph.node
+        if types[n.output[0]] in _FLOATS and n.op_type not in _MOVES | {"Cast", "DequantizeLinear"}
     ]  # fmt: skip
 
 
-def _reasons(
-    graph: onnx.GraphProto, stage: str, types: Mapping[str, int], policy: Policy
-) -> dict[str, str]:
+def int8_layers(graph: onnx.GraphProto) -> set[str]:
+    """Names of the layers that multiply int8: between Q/DQ, or nodes of their own."""
+    dequantised = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    return {
+        n.name
+        for n in graph.node
+        if n.op_type.endswith("Int8") or (len(n.input) > 1 and n.input[1] in dequantised)
+    }
+
+
+def _reasons(graph: onnx.GraphProto, stage: str, types: Mapping[str, int], policy: Policy) -> dict[str, str]:
     """Name of every node that stays in float32, and why."""
-    why: dict[str, str] = {}
+    # Q and DQ are float32 in opset 17, and so are standard layers between them.
+    integer = int8_layers(graph)
+    why = {
+        n.name: "int8"
+        for n in graph.node
+        if n.op_type == "DequantizeLinear" or (n.name in integer and not n.domain)
+    }
     for node in graph.node:
         if types[node.output[0]] == TensorProto.FLOAT and node.op_type in KEPT:
             why[node.name] = KEPT[node.op_type]
@@ -233,7 +265,12 @@ class _Rewriter:
     """Writes a graph's nodes anew, with casts where a value is needed in another type than it has."""
 
     def __init__(
-        self, model: onnx.ModelProto, stage: str, types: Mapping[str, int], float_nodes: set[str], policy: Policy
+        self,
+        model: onnx.ModelProto,
+        stage: str,
+        types: Mapping[str, int],
+        float_nodes: set[str],
+        policy: Policy,
     ) -> None:
         self._graph = model.graph
         self._stage = stage
@@ -277,9 +314,11 @@ class _Rewriter:
         fixed = _FLOAT_INPUTS.get(node.op_type, ())
         for i, name in enumerate(source.input):
             if name and self._types[name] == TensorProto.FLOAT:
-                # A node that computes no floats, Shape, takes the value as it is.
-                wanted = TensorProto.FLOAT if i in fixed else kind if computes else None
-                node.input[i] = self._in_type(name, wanted)
+                # Shape takes the value as it is; Q, which makes integers too, is float32 in opset 17.
+                as_is = not computes and node.op_type != "QuantizeLinear"
+                node.input[i] = self._in_type(
+                    name, None if as_is else TensorProto.FLOAT if i in fixed else kind
+                )
         self._nodes.append(node)
         if not computes:
             return

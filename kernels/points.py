@@ -136,8 +136,8 @@ def voxel_features(
         points: (P, 3) float32 of `points_from_depth`.
         voxel: (P,) int32 of `build_octree`, the voxel of each point; every voxel has at least one.
         num_voxels: V.
-        image_features: (C, Hp, Wp) float32 or float16, possibly padded on the right and below to Hp >= H, Wp >= W, Wp >=
-            4. What lies beyond (H, W) counts as absent but has to be finite.
+        image_features: (C, Hp, Wp) float32 or float16, possibly padded on the right and below to Hp >= H, Wp >= W,
+            Wp >= 4. What lies beyond (H, W) counts as absent but has to be finite.
         intrinsics: (3, 3) float32 camera matrix K.
         z_min: mm, of `points_from_depth`.
         image_size: (H, W) of the image.

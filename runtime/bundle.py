@@ -205,7 +205,7 @@ def _check_tensors(root: Path, geometry: Geometry, stages: dict[str, Stage]) -> 
     """A tensor that one stage hands to another has one element type, float32 or float16."""
     low = geometry.min_lod
     # Voxel features are sampled from the image's by the runtime, which converts.
-    ends = [("image_encoder/image_features",), ("octree_encoder/features",)]
+    ends: list[tuple[str, ...]] = [("image_encoder/image_features",), ("octree_encoder/features",)]
     ends += [("octree_encoder/tokens", f"decoder_{low}/tokens")]
     for d in range(low + 1, geometry.max_lod + 1):
         ends += [(f"octree_encoder/skip_{d}", f"decoder_{d}/skip")]

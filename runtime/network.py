@@ -110,14 +110,10 @@ class Network:
 
         # Memory that no frame has needed yet is not resident: these are upper bounds.
         self._padded = np.empty((height, width, 3), np.uint8)
-        self._features = np.empty(
-            g.image_channels * height * width, dtype("image_encoder", "image_features")
-        )
+        self._features = np.empty(g.image_channels * height * width, dtype("image_encoder", "image_features"))
         points = limits.max_height * limits.max_width
         self._octree = kernels.Octree.allocate(limits.max_objects, g.max_lod, g.full_depth, nodes, points)
-        self._voxels = np.empty(
-            (nodes[g.max_lod], 3 + g.image_channels), dtype("octree_encoder", "features")
-        )
+        self._voxels = np.empty((nodes[g.max_lod], 3 + g.image_channels), dtype("octree_encoder", "features"))
         self._tokens = np.empty(
             (nodes[g.min_lod], g.channels_at(g.min_lod)), dtype("octree_encoder", "tokens")
         )

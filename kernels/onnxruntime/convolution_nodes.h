@@ -48,7 +48,7 @@ class OctreeDownsample {
   }
   explicit OctreeDownsample(const Info& info) : activation_(info.activation()) {
     const auto w = info.weight<T>(2, "weight", 8);
-    const auto b = info.bias(3, "bias", w.dim(2));
+    const auto b = info.vector(3, "bias", w.dim(2));
     // Eight siblings are consecutive rows, hence one long row of x.
     weight_ = PackedWeight(w.data, b.data, 1, static_cast<int>(8 * w.dim(1)), static_cast<int>(w.dim(2)));
   }

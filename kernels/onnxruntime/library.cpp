@@ -1,5 +1,6 @@
 // Entry point of the custom-op library: SessionOptions.register_custom_ops_library(path).
 #include "onnxruntime/convolution_nodes.h"
+#include "onnxruntime/int8_nodes.h"
 #include "onnxruntime/occlusion_node.h"
 #include "onnxruntime/octree_nodes.h"
 
@@ -20,12 +21,23 @@ const std::vector<const CustomOp*>& nodes() {
   static const Registered<OctreeMlp<Half>> mlp_half;
   static const Registered<GridConv<float>> grid;
   static const Registered<GridConv<Half>> grid_half;
+  static const Registered<OctreeConvInt8<float>> conv_int8;
+  static const Registered<OctreeConvInt8<Half>> conv_int8_half;
+  static const Registered<OctreeDownsampleInt8<float>> downsample_int8;
+  static const Registered<OctreeDownsampleInt8<Half>> downsample_int8_half;
+  static const Registered<OctreeUpsampleInt8<float>> upsample_int8;
+  static const Registered<OctreeUpsampleInt8<Half>> upsample_int8_half;
+  static const Registered<OctreeResidualInt8<float>> residual_int8;
+  static const Registered<OctreeResidualInt8<Half>> residual_int8_half;
   static const Registered<OctreeNeighbor> neighbor;
   static const Registered<OctreeAlign> align;
   static const Registered<OcclusionField> occlusion;
   static const std::vector<const CustomOp*> all{
       &conv, &conv_half, &downsample, &downsample_half, &upsample, &upsample_half, &residual, &residual_half, &mlp,
-      &mlp_half, &grid, &grid_half, &neighbor, &align, &occlusion};
+      &mlp_half, &grid, &grid_half,
+      &conv_int8, &conv_int8_half, &downsample_int8, &downsample_int8_half,
+      &upsample_int8, &upsample_int8_half, &residual_int8, &residual_int8_half,
+      &neighbor, &align, &occlusion};
   return all;
 }
 

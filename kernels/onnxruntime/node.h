@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/convolution.h"
+#include "core/convolution_int8.h"
 #include "core/half.h"
 #include "onnxruntime/abi.h"
 
@@ -36,6 +37,7 @@ constexpr ElementType kElement<Half> = kFloat16;
 struct Constant {
   Constant() = default;
   Constant(Constant&&) = default;  // a moved vector keeps its buffer
+  Constant& operator=(Constant&&) = default;
 
   const float* data = nullptr;
   std::vector<std::int64_t> shape;
@@ -55,10 +57,20 @@ class Info {
   // (taps, cin, cout) of T, any number of taps if `taps` is 0
   template <class T>
   Constant weight(std::size_t index, const char* name, int taps) const;
-  Constant bias(std::size_t index, const char* name, std::int64_t cout) const;
+  Constant vector(std::size_t index, const char* name, std::int64_t cout) const;
   // A weight and its bias, which is the next input; without a bias if `bias_name` is null.
   template <class T>
   PackedWeight packed(std::size_t index, const char* name, int taps, const char* bias_name) const;
+  // An int8 weight (cout, taps, cin), the scales of its outputs, which are the next input, and its bias, the one after that;
+  // without a bias if `bias_name` is null. Any number of taps if `taps` is 0. With `as_one_row`, the taps of an output are one
+  // row; with `taps_first`, the weight is (taps, cout, cin). x_scale: of the activations it meets.
+  struct Int8Layout {
+    int taps = 0;
+    bool as_one_row = false, taps_first = false;
+  };
+  PackedInt8 packed_int8(std::size_t index, const char* name, const char* bias_name, float x_scale, Int8Layout layout) const;
+  // A positive, finite attribute without a default.
+  float scale(const char* name) const;
   std::string attribute(const char* name, const std::string& fallback) const;
   std::int64_t attribute(const char* name, std::int64_t fallback) const;
   float attribute(const char* name, float fallback) const;
@@ -66,6 +78,8 @@ class Info {
   [[noreturn]] void fail(const std::string& message) const;
 
  private:
+  const void* initialiser(std::size_t index, const char* name, std::size_t rank, std::vector<std::int64_t>& shape) const;
+
   const Api& api_;
   const KernelInfo* info_;
   const char* node_;

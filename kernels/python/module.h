@@ -21,6 +21,7 @@ bool is_half(const Array& array) {
 }
 
 void bind_convolution(nb::module_& m);
+void bind_convolution_int8(nb::module_& m);
 void bind_grasp(nb::module_& m);
 void bind_octree(nb::module_& m);
 void bind_occlusion(nb::module_& m);
