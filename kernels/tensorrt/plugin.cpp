@@ -93,10 +93,8 @@ DataType output_type(const Node& node, const Attributes& attributes, DataType fe
 // ---- attributes ----
 
 std::string text_of(const Node& node, const Attributes& attributes) {
-  std::string text;
-  const auto append = [&](const char* name, const std::string& value) {
-    text += std::string(text.empty() ? "" : " ") + name + "=" + value;
-  };
+  std::string text = node.name;
+  const auto append = [&](const char* name, const std::string& value) { text += std::string(" ") + name + "=" + value; };
   if (node.attributes & kActivation) append("activation", kActivations[attributes.activation]);
   const auto number = [](float value) {
     char digits[32];

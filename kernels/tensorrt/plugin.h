@@ -53,7 +53,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   const Node& node_;
   const Attributes attributes_;
   std::int32_t inputs_;  // enqueue() is not told which of the optional ones there are
-  std::string text_;     // of the attributes
+  std::string text_;     // name and attributes, for people and for TensorRT's timing cache
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};
 };

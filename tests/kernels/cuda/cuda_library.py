@@ -42,14 +42,14 @@ def _run(command: Sequence[str]) -> None:
 
 
 @cache
-def _headers() -> bytes:
-    folders = (CUDA, KERNELS / "core", KERNELS / "tensorrt", HERE)
+def _headers(*more: Path) -> bytes:
+    folders = (CUDA, KERNELS / "core", HERE, *more)
     return b"".join(path.read_bytes() for folder in folders for path in sorted(folder.glob("*.h")))
 
 
-def _compiled(source: bytes, name: str, flags: Sequence[str]) -> Path:
+def _compiled(source: bytes, name: str, flags: Sequence[str], *headers: Path) -> Path:
     """The object of a source; compiled once per content."""
-    key = hashlib.sha256(b"\0".join([source, _headers(), " ".join(flags).encode()])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([source, _headers(*headers), " ".join(flags).encode()])).hexdigest()[:16]
     path = CACHE / f"{name}-{key}.o"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,8 @@ def build(
     sources = {**sources, "control": (HERE / "control.cpp").read_bytes()}
     first = {name: [f"-I{folder}"] for name, folder in (overlays or {}).items()}
     objects = [_compiled(text, name, [*first.get(name, []), *flags]) for name, text in sources.items()]
-    objects += [_compiled(text, name, [*flags, *host_flags]) for name, text in (host or {}).items()]
+    for name, text in (host or {}).items():
+        objects.append(_compiled(text, name, [*flags, *host_flags], KERNELS / "tensorrt"))
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     library = CACHE / f"library-{key}.so"
     if not library.exists():

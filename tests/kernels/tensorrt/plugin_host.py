@@ -35,8 +35,8 @@ CANARY = 0xA5
 
 
 def header_folders() -> dict[str, Path]:
-    """Folders with TensorRT's headers by version: those of $TENSORRT_INCLUDE_DIR (several with `:` between them), of
-    the system, and of .cache/tensorrt/*/include."""
+    """Folders with TensorRT's headers by version, the oldest first: of $TENSORRT_INCLUDE_DIR (several with `:` between
+    them), of .cache/tensorrt/*/include, and where there are neither, of the system."""
     given = os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep)
     folders = [Path(part) for part in given if part]
     folders += sorted((REPOSITORY / ".cache" / "tensorrt").glob("*/include"))
@@ -45,7 +45,8 @@ def header_folders() -> dict[str, Path]:
             folders = [find_headers()]
         except PluginBuildError:
             return {}
-    return {".".join(map(str, header_version(f))): f for f in folders if (f / "NvInferRuntime.h").is_file()}
+    found = sorted((header_version(f), f) for f in folders if (f / "NvInferRuntime.h").is_file())
+    return {".".join(map(str, version)): folder for version, folder in found}
 
 
 HEADERS = dict(list(header_folders().items())[: 1 if SANITIZED else None])  # one version is enough the second time

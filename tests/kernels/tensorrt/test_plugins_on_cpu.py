@@ -214,15 +214,15 @@ def test_an_engine_can_name_its_plugins(host: ctypes.CDLL) -> None:
         Plugin.create(host, "OcclusionField", {"edge": 80.0, "resolution": 8}),
         Plugin.create(host, "OcclusionField", {"edge": 80.0, "resolution": 8}).reload(),
     ):
-        text = "edge=80 resolution=8"
+        text = "OcclusionField edge=80 resolution=8"
         assert plugin.describe() == ["OcclusionField", VERSION, NAMESPACE, "1", text, text]
         plugin.destroy()
     quantized = {"activation": "elu", "x_scale": 0.125, "y_scale": 0.5, "output": "int8"}
     stored = Plugin.create(host, "OctreeConvInt8", quantized).reload()
-    assert stored.describe()[4] == "activation=elu x_scale=0.125 y_scale=0.5 output=int8"
+    assert stored.describe()[4] == "OctreeConvInt8 activation=elu x_scale=0.125 y_scale=0.5 output=int8"
     stored.destroy()
     gelu = Plugin.create(host, "OctreeConv", {"activation": "gelu"}).reload().reload()
-    assert gelu.describe()[4] == "activation=gelu"
+    assert gelu.describe()[4] == "OctreeConv activation=gelu"
     gelu.destroy()
 
 
@@ -358,7 +358,7 @@ def test_wrong_attributes(host: ctypes.CDLL, name: str, fields: Any, message: st
 
 def test_a_conv_without_activation_has_none_and_versions_are_no_attributes(one_host: ctypes.CDLL) -> None:
     plugin = Plugin.create(one_host, "OctreeConv", {"plugin_version": "1", "plugin_namespace": "zerograsp"})
-    assert plugin.describe()[4] == "activation=none"
+    assert plugin.describe()[4] == "OctreeConv activation=none"
     plugin.destroy()
 
 
