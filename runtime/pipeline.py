@@ -162,7 +162,7 @@ def _open(
         return CpuPerception(bundle, backend), None
     fallback = None
     if backend != "onnxruntime":
-        from zerograsp_edge.runtime.device_perception import open_device_perception
+        from zerograsp_edge.runtime.gpu.perception import open_device_perception
 
         try:
             if backend == "tensorrt" or engines_of(bundle):

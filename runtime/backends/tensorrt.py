@@ -206,7 +206,12 @@ def _load_plugins(trt: Any, library: Path, said: list[str]) -> None:
     registry = trt.get_plugin_registry()
     if any(creator.plugin_namespace == "zerograsp" for creator in registry.all_creators):
         return
-    if registry.load_library(str(library)) is None:
+    try:
+        handle = registry.load_library(str(library))
+    except Exception as error:  # whatever the binding makes of a library that does not load
+        said.append(str(error))
+        handle = None
+    if handle is None:
         raise DeviceError(
             f"{library}: TensorRT {trt.__version__} cannot load the plugins{_quoted(said)}; "
             "build them on this machine with its TensorRT: zerograsp-edge build"

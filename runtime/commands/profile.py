@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from zerograsp_edge.runtime.frame import Frame
     from zerograsp_edge.runtime.profile import Profile as Measured
 
+SCENES = 16  # different ones of the simulated camera
+
 
 @dataclass
 class Profile:
@@ -29,8 +30,9 @@ class Profile:
     """Frames to measure, after the warm-up."""
     warmup: int = 5
     """Frames before, which are not counted."""
-    source: Literal["reference", "simulated"] = "reference"
-    """Which frames: the bundle's reference frame again and again, or new scenes of the simulated camera."""
+    source: Literal["simulated", "reference"] = "simulated"
+    """Which frames: scenes of the simulated camera, 640x480 unless the bundle's limits are smaller, or the bundle's
+    reference frame."""
     folder: Path | None = None
     """Frames from a folder (as `run` takes it) instead, again from the beginning when they end."""
     backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
@@ -42,6 +44,7 @@ class Profile:
 
     def execute(self) -> int:
         import json
+        from itertools import cycle, islice
 
         from rich.console import Console
         from rich.progress import track
@@ -62,31 +65,34 @@ class Profile:
         if pipeline.fallback is not None:
             console.print(f"on the CPU: {pipeline.fallback}", highlight=False)
         count = self.frames + self.warmup
-        frames = track(self._frames(bundle, count), "frames", count, console=console, transient=True)
-        report = profile(pipeline, frames, self.warmup)
-        _print(console, report, str(self.bundle))
+        with console.status("preparing frames"):
+            frames = self._frames(bundle, count)
+        repeated = islice(cycle(frames), count)
+        report = profile(
+            pipeline, track(repeated, "frames", count, console=console, transient=True), self.warmup
+        )
+        _print(console, report, self.bundle.name)
         if self.json is not None:
             self.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         return 0
 
-    def _frames(self, bundle: Bundle, count: int) -> Iterator[Frame]:
-        from itertools import cycle, islice
-
+    def _frames(self, bundle: Bundle, count: int) -> list[Frame]:
+        """Frames to repeat, made beforehand: nothing else is to run between two measurements."""
         if self.folder is not None:
             from zerograsp_edge.runtime.camera.files import FrameFolder
 
             folder = FrameFolder(self.folder)
-            yield from islice(cycle([folder[i] for i in range(min(len(folder), count))]), count)
-        elif self.source == "reference":
+            return [folder[i] for i in range(min(len(folder), count))]
+        if self.source == "reference":
             from zerograsp_edge.runtime.verify import reference_frame
 
-            yield from (reference_frame(bundle) for _ in range(count))
-        else:
-            from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
+            return [reference_frame(bundle)]
+        from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
-            width, height = min(640, bundle.limits.max_width), min(480, bundle.limits.max_height)
-            for seed in range(count):
-                yield SimulatedCamera(seed, min(5, bundle.limits.max_objects), width, height).read()
+        limits = bundle.limits
+        size = min(640, limits.max_width), min(480, limits.max_height)
+        objects = min(5, limits.max_objects)
+        return [SimulatedCamera(seed, objects, *size).read() for seed in range(min(count, SCENES))]
 
 
 def _print(console: Console, report: Measured, name: str) -> None:

@@ -473,7 +473,7 @@ def test_nan_weights(bundle_copy: Path, edit_manifest: EditManifest, frame: Fram
 
 def test_pipeline_options(tiny_path: Path) -> None:
     bundle = load_bundle(tiny_path)
-    with pytest.raises(BundleError, match="backend: expected one of auto, onnxruntime, got 'cuda'"):
+    with pytest.raises(BundleError, match="backend: expected one of auto, onnxruntime, tensorrt, got 'cuda'"):
         Pipeline(bundle, backend="cuda")
     with pytest.raises(ValueError, match="latent: expected 'mean' or 'sample', got 'median'"):
         Pipeline(bundle, latent="median")

@@ -18,8 +18,8 @@ from pycuda_double import make_modules
 from tensorrt_double import make_module
 
 from zerograsp_edge.runtime import device as device_module
-from zerograsp_edge.runtime import device_perception
 from zerograsp_edge.runtime.bundle import Bundle, load_bundle
+from zerograsp_edge.runtime.gpu import perception as device_perception
 
 # Set by test_pycuda.py for the process in which it runs the other tests again: the stand-in that PyCUDA loads there.
 REAL = os.environ.get("ZEROGRASP_DRIVER_DOUBLE")

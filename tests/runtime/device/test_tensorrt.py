@@ -158,7 +158,7 @@ def test_without_the_plugin_library(
     gpu: Gpu, tiny_with_engines: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "zerograsp_edge.runtime.device_perception.find_library", lambda version, capability: None
+        "zerograsp_edge.runtime.gpu.perception.find_library", lambda version, capability: None
     )
     with pytest.raises(
         DeviceError,

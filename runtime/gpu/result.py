@@ -11,11 +11,11 @@ from zerograsp_edge.kernels.hand import RefinedGrasps
 from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.device import Device, Stream
-from zerograsp_edge.runtime.device_layout import Layout
-from zerograsp_edge.runtime.device_network import DeviceSurface, element_type
-from zerograsp_edge.runtime.device_scene import DeviceScene, node_capacity
 from zerograsp_edge.runtime.errors import DecodeError, DeviceError
 from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
+from zerograsp_edge.runtime.gpu.layout import Layout
+from zerograsp_edge.runtime.gpu.network import DeviceSurface, element_type
+from zerograsp_edge.runtime.gpu.scene import DeviceScene, node_capacity
 from zerograsp_edge.runtime.grasp.decode import OctreeCube
 from zerograsp_edge.runtime.grasp.refine import RefineConfig
 from zerograsp_edge.runtime.result import Grasps, ObjectReconstruction

@@ -15,10 +15,10 @@ from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.kernels.points import invert_intrinsics
 from zerograsp_edge.runtime.bundle import Bundle, Limits
 from zerograsp_edge.runtime.device import Device, Stream
-from zerograsp_edge.runtime.device_layout import Layout
-from zerograsp_edge.runtime.device_replay import Replay
 from zerograsp_edge.runtime.errors import DeviceError, LimitError
 from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
+from zerograsp_edge.runtime.gpu.layout import Layout
+from zerograsp_edge.runtime.gpu.replay import Replay
 from zerograsp_edge.runtime.network import node_limits
 from zerograsp_edge.runtime.perception import larger
 from zerograsp_edge.runtime.result import SkippedObject

@@ -1,6 +1,6 @@
 """The stages of a bundle on the GPU, from an uploaded frame to the occupied nodes of the finest depth.
 
-The counterpart of `network.Network`. Between two reads everything is enqueued on one stream; the reads are
+The counterpart of `runtime.network.Network`. Between two reads everything is enqueued on one stream; the reads are
 the sizes of the input octree and, per depth of the output octree, how many nodes split: TensorRT wants shapes
 on the host.
 """
@@ -18,12 +18,12 @@ from zerograsp_edge.kernels.launchers import Launchers, Status
 from zerograsp_edge.runtime.backends.tensorrt import Context, Tensor, TensorRTExecutor
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.device import Device
-from zerograsp_edge.runtime.device_layout import Layout
-from zerograsp_edge.runtime.device_replay import Replay
-from zerograsp_edge.runtime.device_scene import DeviceScene, SeenScene, exceeded
-from zerograsp_edge.runtime.device_watch import DeviceWatch
 from zerograsp_edge.runtime.errors import DeviceError
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.gpu.layout import Layout
+from zerograsp_edge.runtime.gpu.replay import Replay
+from zerograsp_edge.runtime.gpu.scene import DeviceScene, SeenScene, exceeded
+from zerograsp_edge.runtime.gpu.watch import DeviceWatch
 from zerograsp_edge.runtime.network import Taps, check_finite_logits
 
 _TYPES = {"float32": 0, "float16": 1}  # ZgType

@@ -1,4 +1,4 @@
-"""How the GPU does what `perception` describes: TensorRT engines and CUDA kernels, from one upload to one download."""
+"""How the GPU does what `runtime.perception` describes: TensorRT engines and CUDA kernels on one stream."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from zerograsp_edge.kernels.launchers import LaunchError, Launchers
 from zerograsp_edge.runtime.backends.tensorrt import TensorRTExecutor, load_tensorrt
 from zerograsp_edge.runtime.bundle import Bundle
 from zerograsp_edge.runtime.device import Device
-from zerograsp_edge.runtime.device_network import DeviceNetwork
-from zerograsp_edge.runtime.device_result import DeviceResult
-from zerograsp_edge.runtime.device_watch import DeviceWatch, drained
 from zerograsp_edge.runtime.engines import build_command
 from zerograsp_edge.runtime.errors import DeviceError
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.gpu.network import DeviceNetwork
+from zerograsp_edge.runtime.gpu.result import DeviceResult
+from zerograsp_edge.runtime.gpu.watch import DeviceWatch, drained
 from zerograsp_edge.runtime.grasp.decode import OctreeCube
 from zerograsp_edge.runtime.grasp.refine import RefineConfig
 from zerograsp_edge.runtime.network import Stopwatch, Taps
