@@ -54,6 +54,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/roofline.py
+	$(VENV)/bin/python benchmarks/precision.py
 	$(VENV)/bin/python benchmarks/install_size.py
 	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
@@ -67,6 +68,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 	$(VENV)/bin/python benchmarks/franka.py --quick
 	$(VENV)/bin/python benchmarks/roofline.py --quick
+	$(VENV)/bin/python benchmarks/precision.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
