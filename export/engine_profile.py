@@ -14,6 +14,7 @@ import numpy as np
 from zerograsp_edge.runtime.bundle import Bundle, BundleError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.network import node_limits
+from zerograsp_edge.runtime.verify import reference_frame
 
 # The frame that is typical unless the bundle's own is larger.
 TYPICAL_WIDTH, TYPICAL_HEIGHT, TYPICAL_OBJECTS = 640, 480, 5
@@ -86,7 +87,8 @@ def typical_sizes(bundle: Bundle, frame: Frame | None = None) -> Sizes:
     from zerograsp_edge.runtime.pipeline import Pipeline
 
     pipeline = Pipeline(bundle, backend="onnxruntime")
-    run = pipeline.executor.run
+    executor: Any = pipeline.executor
+    run = executor.run
     sizes: Sizes = {}
 
     def record(stage: str, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
@@ -96,7 +98,7 @@ def typical_sizes(bundle: Bundle, frame: Frame | None = None) -> Sizes:
         }
         run(stage, inputs, outputs)
 
-    pipeline.executor.run = record  # type: ignore[method-assign]
+    executor.run = record
     pipeline(frame or typical_frame(bundle))
     return sizes
 
@@ -105,17 +107,9 @@ def typical_frame(bundle: Bundle) -> Frame:
     """The bundle's reference frame, or a simulated one when that is smaller than cameras deliver."""
     limits = bundle.limits
     width, height = min(TYPICAL_WIDTH, limits.max_width), min(TYPICAL_HEIGHT, limits.max_height)
-    try:
-        with np.load(bundle.reference_path, allow_pickle=False) as file:
-            rgb, depth, intrinsics, mask = (
-                file[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask")
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(
-            f"{bundle.reference_path}: no usable reference frame ({error}); export the bundle again"
-        ) from error
-    if rgb.shape[0] >= height and rgb.shape[1] >= width:
-        return Frame(rgb, depth, intrinsics, mask, name="reference")
+    frame = reference_frame(bundle)
+    if frame.height >= height and frame.width >= width:
+        return frame
     from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
     objects = min(TYPICAL_OBJECTS, limits.max_objects)
@@ -151,11 +145,12 @@ def stage_ranges(bundle: Bundle, typical: Sizes) -> dict[str, dict[str, Range]]:
 
 def tensor_shapes(bundle: Bundle, stage: str, ranges: dict[str, Range]) -> dict[str, tuple[Any, Any, Any]]:
     """Smallest, typical and largest shape of every input that has a dynamic dimension."""
-    found = {}
+    found: dict[str, tuple[Any, Any, Any]] = {}
     for tensor in bundle.manifest["stages"][stage]["inputs"]:
         shape = tensor["shape"]
         if any(isinstance(size, str) for size in shape):
-            found[tensor["name"]] = tuple(
+            smallest, typical, largest = (
                 tuple(ranges[size][i] if isinstance(size, str) else size for size in shape) for i in range(3)
             )
+            found[tensor["name"]] = (smallest, typical, largest)
     return found

@@ -42,14 +42,15 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "TensorRT finds no usable GPU: run this on the Jetson itself (in a container with --runtime nvidia), and see "
         "`zerograsp-edge doctor`",
     ),
-    (
-        r"insufficient workspace|could not find any implementation",
-        f"no kernel fits into the workspace: give more (--workspace, in MiB), or {_SMALLER}",
-    ),
+    # TensorRT goes on after a failed allocation, and then finds no implementation.
     (
         r"out ?of ?memory|could not be allocated|bad_alloc|MemoryAllocation",
         "it needs more memory than there is, or than --workspace (MiB) allows: raise that if `free -m` shows room, "
         f"else end other programs or {_SMALLER}",
+    ),
+    (
+        r"insufficient workspace|could not find any implementation",
+        f"no kernel fits into the workspace: give more (--workspace, in MiB), or {_SMALLER}",
     ),
     (
         r"UInt8 datatype formats are not supported|supported plugin/custom tactic format|supportsFormatCombination|"

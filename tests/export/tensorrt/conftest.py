@@ -64,6 +64,28 @@ def rtx(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def library(rtx: Callable[..., Any]) -> Path:
+    """The C++ library: the installed one, else one compiled for this TensorRT for RTX's interfaces."""
+    from plugin_host import HEADERS, NO_HEADERS, NO_NVCC, compiled
+
+    from zerograsp_edge.kernels.tensorrt_plugins import installed_library
+
+    if installed := installed_library():
+        return installed
+    if not HEADERS:
+        pytest.skip(NO_HEADERS)
+    if shutil.which("nvcc") is None:
+        pytest.skip(NO_NVCC)
+    major = rtx("interfaces")
+    fitting = [version for version in HEADERS if version.split(".")[0] == str(major)]
+    if not fitting:
+        pytest.skip(
+            f"this TensorRT for RTX needs headers of TensorRT {major}, there are {', '.join(HEADERS)}"
+        )
+    return compiled(fitting[-1])
+
+
+@pytest.fixture(scope="session")
 def edge_sizes() -> dict[str, dict[str, int]]:
     """Sizes of the edge model's tensors in a typical frame."""
     from zerograsp_edge.export.engine_profile import typical_sizes

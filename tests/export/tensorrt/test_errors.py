@@ -160,6 +160,8 @@ def test_interrupting(rtx: Rtx, tmp_path: Path) -> None:
         ("Could not find any implementation for node {ForeignNode[a]} due to insufficient workspace", "--workspace"),
         ("resizePhysical::154] Error Code 2: OutOfMemory (Requested size was 8388608 bytes.)", "needs more memory"),
         ("Error Code 1: Cuda Runtime (out of memory)", "needs more memory"),
+        ("(out of memory)\nCould not find any implementation for node {ForeignNode[a]}.", "needs more memory"),
+        ("Could not find any implementation for node {ForeignNode[a]}.", "--workspace"),
         ("CUDA initialization failure with error: 35", "finds no usable GPU"),
         ("kOPT dimensions in profile 0 are [1] but input has static dimensions [2]", "contradict the bundle's limits"),
         ("IElementWiseLayer must have same input types. But they are of types Float and Half.", "lacks a Cast"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 pytest.importorskip("onnx", reason="needs the extra `export`")
 
 from engine_graphs import DOMAIN, Graph
-from plugin_host import HEADERS, NO_HEADERS, NO_NVCC, compiled
 from stand_ins import FEATURE, NODES, Node, output_shape
 
-from zerograsp_edge.kernels.tensorrt_plugins import PLUGINS, installed_library
+from zerograsp_edge.kernels.tensorrt_plugins import PLUGINS
 
 SIZES = {"Cin": 8, "Cout": 16, "C": 8, "H": 4, "Co": 8, "O": 2, "K": 27, "r": 4, "B": 3}
 ATTRIBUTES = {
@@ -27,22 +25,6 @@ ATTRIBUTES = {
     "y_scale": 0.25,
     "output": "int8",
 }
-
-
-@pytest.fixture(scope="session")
-def library(rtx: Callable[..., Any]) -> Path:
-    """The C++ library: the installed one, else one compiled for this TensorRT for RTX's interfaces."""
-    if installed := installed_library():
-        return installed
-    if not HEADERS:
-        pytest.skip(NO_HEADERS)
-    if shutil.which("nvcc") is None:
-        pytest.skip(NO_NVCC)
-    major = rtx("interfaces")
-    fitting = [version for version in HEADERS if version.split(".")[0] == str(major)]
-    if not fitting:
-        pytest.skip(f"this TensorRT for RTX needs headers of TensorRT {major}, there are {', '.join(HEADERS)}")
-    return compiled(fitting[-1])
 
 
 class _Numbers:
