@@ -31,6 +31,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "export-sam2": ("zerograsp_edge.export.sam2.command", "ExportSam2"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
