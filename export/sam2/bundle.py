@@ -75,9 +75,9 @@ def write_sam2_bundle(
 
 
 def compare(network: Any, bundle: Sam2Bundle, seed: int = 0) -> dict[str, float]:
-    """Largest difference of each stage's outputs from the network's, relative to the largest value, on a random picture.
+    """Largest difference of each output of the stages from the network's, relative to the largest value.
 
-    The prompts are points on and beside an object, boxes, and padding.
+    Of a random picture; the prompts are points on and beside an object, boxes, and padding.
     """
     random = np.random.default_rng(seed)
     size = bundle.image_size

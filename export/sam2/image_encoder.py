@@ -1,4 +1,4 @@
-"""The ONNX stage `image_encoder` of SAM 2: Hiera (Ryali et al., 2023) and its feature pyramid, channels last throughout.
+"""The ONNX stage `image_encoder` of SAM 2: Hiera (Ryali et al., 2023) and its feature pyramid, channels last.
 
 Input `rgb` (S, S, 3) float32, 0 to 255, red first, resized by the runtime. Outputs in the order that the mask decoder
 works in, cell by cell of the embedding's grid, h = w = S / 16:

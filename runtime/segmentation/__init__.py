@@ -1,8 +1,8 @@
 """Instance masks from a frame: one protocol, `Segmenter`, and what it returns.
 
-`geometric.GeometricSegmenter` (the default, no network) finds supports and the things on them, `sam2.Sam2Segmenter` runs
-SAM 2, `external.ExternalSegmenter` takes masks from another process and `external.FolderSegmenter` from files. Masks that
-are there when a frame is made need no segmenter: `Frame(mask=...)`, `frame.with_mask`, NAME.mask.png.
+`geometric.GeometricSegmenter` (the default, no network) finds supports and the things on them, `sam2.Sam2Segmenter`
+runs SAM 2, `external.ExternalSegmenter` takes masks from another process and `folder.FolderSegmenter` from files. Masks
+that are there when a frame is made need no segmenter: `Frame(mask=...)`, `frame.with_mask`, NAME.mask.png.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Many candidate masks of one picture, and which of them are kept.
 
-The rules are those of `SAM2AutomaticMaskGenerator` (Meta's sam2, Apache-2.0), which the tests compare with: predicted IoU,
-stability, non-maximum suppression of boxes, small regions. On top: suppression by the masks themselves.
+The rules are those of `SAM2AutomaticMaskGenerator` (Meta's sam2, Apache-2.0), which the tests compare with: predicted
+IoU, stability, non-maximum suppression of boxes, small regions. On top: suppression by the masks themselves.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 def box_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Indices of the boxes that are kept, best first; a box goes whose IoU with a better one is above the threshold.
 
-    Areas are (x1 - x0) (y1 - y0), as torchvision counts them.
+    Areas are (x1 - x0) (y1 - y0) and quotients float32, as torchvision's: at the threshold itself both decide alike.
     """
-    x0, y0, x1, y1 = boxes.astype(np.float64).T
+    x0, y0, x1, y1 = boxes.astype(np.float32).T
     area = (x1 - x0) * (y1 - y0)
     left = np.argsort(-scores, kind="stable")
     kept = []
@@ -118,7 +118,8 @@ def box_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarr
         high = np.minimum(y1[best], y1[left]) - np.maximum(y0[best], y0[left])
         overlap = np.maximum(wide, 0) * np.maximum(high, 0)
         union = area[best] + area[left] - overlap
-        left = left[overlap <= threshold * union]
+        share = np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
+        left = left[share.astype(np.float64) <= threshold]
     return np.array(kept, int)
 
 
@@ -138,7 +139,7 @@ def mask_nms(masks: Candidates, threshold: float) -> np.ndarray:
 
 
 def without_small_regions(mask: np.ndarray, area: int) -> np.ndarray:
-    """A mask whose holes and islands below `area` pixels (8-connected) are filled and removed; the largest island stays."""
+    """A mask with holes below `area` pixels filled and islands below it removed, 8-connected; the largest one stays."""
     return _islands(~_holes(mask, area), area) if area > 0 else mask
 
 

@@ -1,9 +1,9 @@
 """Objects of a frame by SAM 2 (Ravi et al., 2024), prompted by geometry or by a grid of points; without PyTorch.
 
-Prompts from geometry: every object that `GeometricSegmenter` finds gives its box and its innermost point, and SAM 2 draws
-its outline. A grid: SAM 2 is asked at every point for a whole, a part and a subpart, as Meta's
-`SAM2AutomaticMaskGenerator` does, and geometry decides which of the masks stand on a support. A grid of 32 x 32 points costs
-about a hundred times the decoding.
+Prompts from geometry: every object that `GeometricSegmenter` finds gives its box and its innermost point, and SAM 2
+draws its outline. A grid: SAM 2 is asked at every point for a whole, a part and a subpart, as Meta's
+`SAM2AutomaticMaskGenerator` does, and geometry decides which of the masks stand on a support; the usual 32 x 32 points
+are 1024 prompts instead of one for each object.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Sam2Config:
         box_nms: of two masks whose boxes have an IoU above this, the one with the better predicted IoU is kept.
         mask_nms: the same by the masks themselves.
         prompts: geometry or grid.
-        batch: prompts decoded together; at S = 1024 each takes about 30 MB.
+        batch: prompts decoded together; the decoder's memory grows with it.
         small_region: holes and islands of fewer pixels are filled and removed; of a 640x480 picture, in others in
             proportion.
         min_free: a mask of which others, better ones, have taken more than 1 - min_free is left out as inside them.
         on_support: a mask is part of a support when more of its pixels with depth than this lie on one.
-        support_tolerance: distance from a plane, as a share of the depth, up to which a pixel lies on it; at least 4 mm.
+        support_tolerance: distance from a plane, as a share of the depth, up to which a pixel lies on it; 4 mm or more.
         geometry: of the supports and prompts; its max_depth, max_object, min_pixels and max_objects count for SAM 2's
             masks as well.
     """
