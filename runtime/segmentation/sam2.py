@@ -179,7 +179,8 @@ class Sam2Segmenter:
         # That SAM 2 is not sure of anything does not say that nothing is there: without planes, which is what
         # `Segmentation.apply` goes by, the frame is refused rather than called empty.
         seen = () if reason.startswith(NO_MASK) else planes
-        source = f"SAM 2 prompted by {'geometry' if self.config.prompts == 'geometry' else 'a grid'}"
+        weights = "" if self.bundle.trained else " with random weights"
+        source = f"SAM 2{weights} prompted by {'geometry' if self.config.prompts == 'geometry' else 'a grid'}"
         return Segmentation(mask, seen, left_out, reason, watch.timings, source)
 
     def _prompted(self, frame: Frame, found: Segmentation, watch: Stopwatch) -> Candidates:

@@ -99,7 +99,7 @@ def test_a_difference_is_noticed_and_nothing_is_written(
         return model
 
     monkeypatch.setattr(sam2_bundle, "image_encoder", wrong)
-    with pytest.raises(BundleError, match="the stages differ from PyTorch by more than 0.001: .*nothing was written"):
+    with pytest.raises(BundleError, match=r"the stages differ from PyTorch by more than 0\.001: .*nothing was written"):
         write_sam2_bundle(network, tmp_path / "wrong.zgb", config=TINY, trained=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The segmenter around SAM 2's stages, with an executor that answers prompts from a known picture. No weights needed."""
+"""The segmenter around SAM 2, with an executor that answers prompts from a known picture: no weights are needed."""
 
 from __future__ import annotations
 
