@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ pytest.importorskip("onnx", reason="needs the extra `export`")
 if importlib.util.find_spec("sam2") is None:
     pytest.skip("needs the extra `sam2`", allow_module_level=True)
 
+import cv2  # noqa: E402
 import onnx  # noqa: E402
 
 from zerograsp_edge.export.checkpoint import CheckpointError  # noqa: E402
@@ -24,6 +26,10 @@ from zerograsp_edge.export.sam2 import bundle as sam2_bundle  # noqa: E402
 from zerograsp_edge.export.sam2.bundle import TOLERANCE, compare, write_sam2_bundle  # noqa: E402
 from zerograsp_edge.export.sam2.image_encoder import image_encoder  # noqa: E402
 from zerograsp_edge.export.sam2.network import build_network, load_sam2, published_config  # noqa: E402
+from zerograsp_edge.runtime.frame import Frame  # noqa: E402
+from zerograsp_edge.runtime.network import Stopwatch  # noqa: E402
+from zerograsp_edge.runtime.segmentation.mask_filters import box_nms  # noqa: E402
+from zerograsp_edge.runtime.segmentation.sam2 import Sam2Config, Sam2Segmenter  # noqa: E402
 from zerograsp_edge.runtime.segmentation.sam2_bundle import Sam2Bundle, load_sam2_bundle  # noqa: E402
 
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -172,3 +178,39 @@ def test_the_two_kinds_of_bundles_are_told_apart(
         write_sam2_bundle(network, other, config=TINY, trained=False, overwrite=True)
     with pytest.raises(BundleError, match=r"no bundle at .*: make one with `zerograsp-edge export-sam2 CHECKPOINT"):
         load_sam2_bundle(tmp_path / "nothing.zgb")
+
+
+def test_masks_are_those_of_meta_s_generator(network: Any, tmp_path: Path) -> None:
+    """The whole of it, from the picture to non-maximum suppression, on masks that mean nothing."""
+    generator = pytest.importorskip("sam2.automatic_mask_generator")
+    network = deepcopy(network)
+    with torch.no_grad():  # masks of random weights fill the picture: these are patches of many sizes
+        network.sam_mask_decoder.conv_s0.weight.mul_(3)
+        drawn = torch.Generator().manual_seed(1)
+        for mlp in network.sam_mask_decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].bias.normal_(-0.15, 0.1, generator=drawn)
+    bundle = write_sam2_bundle(network, tmp_path / "patches.zgb", config=TINY, trained=False)
+    random = np.random.default_rng(8)
+    rgb = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (200, 150), interpolation=cv2.INTER_CUBIC)
+    frame = Frame(rgb, np.full((150, 200), 700, np.float32), np.array([[200, 0, 100], [0, 200, 75], [0, 0, 1.0]]))
+    # Thresholds that a part of the masks of random weights passes.
+    config = Sam2Config(
+        points_per_side=5, min_iou=0.502, min_stability=0.1, stability_offset=0.05, box_nms=0.7, prompts="grid"
+    )
+    theirs = generator.SAM2AutomaticMaskGenerator(
+        network, points_per_side=5, points_per_batch=25, pred_iou_thresh=config.min_iou,
+        stability_score_thresh=config.min_stability, stability_score_offset=config.stability_offset,
+        box_nms_thresh=config.box_nms,
+    )  # fmt: skip
+    theirs.predictor._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]  # it has those of 1024 pixels written in
+    expected = theirs.generate(rgb)
+    segmenter = Sam2Segmenter(bundle, config, threads=1)
+    segmenter._network.encode(rgb)
+    every = segmenter._grid(frame, Stopwatch())
+    ours = every[box_nms(every.boxes, every.iou, config.box_nms)]
+    assert 5 < len(expected) < len(every) < 3 * 25, "every rule has something to do"
+    assert len(ours) == len(expected)
+    for i, one in enumerate(expected):
+        assert np.mean(ours.mask(i) != one["segmentation"]) < 1e-3
+        assert ours.iou[i] == pytest.approx(one["predicted_iou"], abs=1e-5)
+        assert ours.stability[i] == pytest.approx(one["stability_score"], abs=5e-3)
