@@ -64,12 +64,12 @@ def save_stage(folder: Path, name: str, model: onnx.ModelProto) -> dict[str, Any
 
 
 def write_manifest(folder: Path, kind: BundleKind, content: dict[str, Any]) -> None:
-    """Writes the manifest, the last file of a bundle: kind, versions, content, hashes of the files that are there."""
+    """Writes the manifest, the last file of a bundle: kind, versions, content, hashes of the others; replaces one."""
     manifest = {
         "format": kind.format,
         **kind.versions,
         **content,
-        "files": {p.name: sha256(p) for p in sorted(folder.iterdir())},
+        "files": {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST},
     }
     (folder / MANIFEST).write_text(json.dumps(seal(manifest), indent=2) + "\n", encoding="utf-8")
 

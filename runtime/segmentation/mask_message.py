@@ -60,7 +60,7 @@ class MaskError(ZeroGraspError, RuntimeError):
 
 @dataclass(frozen=True)
 class MaskHeader:
-    """See the module; `dtype`, `height` and `width` are plausible, nothing else is checked."""
+    """See the module. Types, sizes and times are plausible; whether the message is whole, `decode` tells."""
 
     checksum: int
     dtype: np.dtype
@@ -147,6 +147,8 @@ def read_header(data: Any) -> MaskHeader:
         raise MaskError(f"expected a message that begins with {MAGIC!r}, got {magic!r}")
     if code not in _DTYPES or not (0 < height < _LARGEST_SIDE and 0 < width < _LARGEST_SIDE):
         raise MaskError(f"expected element type 1, 2 or 3 and a size, got type {code} and {width}x{height}")
+    if not (math.isfinite(timestamp) and math.isfinite(published)):
+        raise MaskError(f"expected finite times, got {timestamp} and {published}")
     return MaskHeader(checksum, _DTYPES[code], sequence, publisher, timestamp, published, height, width)
 
 
@@ -162,8 +164,6 @@ def decode(data: Any) -> MaskMessage:
     data = bytes(data)
     if zlib.crc32(data[_CHECKED_FROM:]) != header.checksum:
         raise MaskError("a message whose checksum is wrong: half-written or damaged")
-    if not (math.isfinite(header.timestamp) and math.isfinite(header.published)):
-        raise MaskError(f"expected finite times, got {header.timestamp} and {header.published}")
     mask = np.frombuffer(data, header.dtype, offset=HEADER.size).reshape(header.height, header.width)
     if mask.min() < 0:
         raise MaskError(f"expected ids from 0, got {int(mask.min())}")

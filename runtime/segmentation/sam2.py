@@ -52,7 +52,7 @@ UNSURE, DUPLICATE, INSIDE, WITHOUT_DEPTH = (
     "without a sure mask",
     "the same as another",
     "inside another",
-    "without depth",
+    "without depth in reach",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,21 @@ def test_weights_of_another_size_are_refused(network: Any, tmp_path: Path) -> No
         load_sam2(tmp_path / "small.pt", "configs/nothing.yaml")
 
 
+def test_a_damaged_file_is_noticed(bundle: Sam2Bundle, tmp_path: Path) -> None:
+    again = load_sam2_bundle(bundle.path)
+    assert (again.path, again.stages, again.manifest) == (bundle.path, bundle.stages, bundle.manifest)
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy.zgb"))
+    assert sorted(path.name for path in copy.iterdir()) == ["image_encoder.onnx", "manifest.json", "mask_decoder.onnx"]
+    data = bytearray((copy / "mask_decoder.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "mask_decoder.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: its SHA-256 is not the manifest's"):
+        load_sam2_bundle(copy)
+    (copy / "mask_decoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx is missing"):
+        load_sam2_bundle(copy)
+
+
 def test_the_two_kinds_of_bundles_are_told_apart(
     bundle: Sam2Bundle, network: Any, tmp_path: Path
 ) -> None:
@@ -195,7 +211,7 @@ def test_masks_are_those_of_meta_s_generator(network: Any, tmp_path: Path) -> No
     frame = Frame(rgb, np.full((150, 200), 700, np.float32), np.array([[200, 0, 100], [0, 200, 75], [0, 0, 1.0]]))
     # Thresholds that a part of the masks of random weights passes.
     config = Sam2Config(
-        points_per_side=5, min_iou=0.502, min_stability=0.1, stability_offset=0.05, box_nms=0.7, prompts="grid"
+        points_per_side=5, min_iou=0.502, min_stability=0.1, stability_offset=0.05, box_nms=0.95, prompts="grid"
     )
     theirs = generator.SAM2AutomaticMaskGenerator(
         network, points_per_side=5, points_per_batch=25, pred_iou_thresh=config.min_iou,
@@ -214,3 +230,18 @@ def test_masks_are_those_of_meta_s_generator(network: Any, tmp_path: Path) -> No
         assert np.mean(ours.mask(i) != one["segmentation"]) < 1e-3
         assert ours.iou[i] == pytest.approx(one["predicted_iou"], abs=1e-5)
         assert ours.stability[i] == pytest.approx(one["stability_score"], abs=5e-3)
+
+
+def test_run_segments_with_a_bundle(
+    bundle: Sam2Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth, rgb = np.full((240, 320), 700, np.uint16), np.full((240, 320, 3), 90, np.uint8)
+    depth[80:140, 60:120], rgb[80:140, 60:120] = 640, (160, 80, 40)
+    cv2.imwrite(str(tmp_path / "box.rgb.png"), rgb)
+    cv2.imwrite(str(tmp_path / "box.depth.png"), depth)
+    (tmp_path / "camera.json").write_text('{"fx": 300, "fy": 300, "cx": 159.5, "cy": 119.5}')
+    for kind in ("sam2", "sam2-grid"):
+        options = ["--segment", f"{kind}:{bundle.path}", "--no-mesh", "--threads", "1", "--out", str(tmp_path / "out")]
+        assert main(["run", str(tmp_path), *options]) == 1
+        # Random weights are sure of nothing, which is neither an empty scene nor a mask.
+        assert "no object found in frame 'box': no mask passed the thresholds" in capsys.readouterr().err

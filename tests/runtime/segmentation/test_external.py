@@ -342,8 +342,9 @@ def slot_of(publisher: MaskPublisher, sequence: int) -> int:
         (lambda at, memory: memory.seek(at + 48) or memory.write(b"\xf0\x00\x00\x00"), "checksum is wrong"),
         (lambda at, memory: memory.seek(at + 16) or memory.write(b"\x07"), "refused: slot 1 holds message 7"),
         (lambda at, memory: memory.seek(at + 32) or memory.write(b"\x01"), "checksum is wrong"),
+        (lambda at, memory: memory.seek(at + 32) or memory.write(b"\xff" * 8), "refused: expected finite times"),
     ],
-    ids=["payload", "being written", "garbage", "size", "height", "sequence", "timestamp"],
+    ids=["payload", "being written", "garbage", "size", "height", "sequence", "timestamp", "no number"],
 )
 def test_a_message_that_is_damaged_or_half_written(name: str, damage: Any, message: str) -> None:
     with MaskPublisher(name, max_pixels=320 * 240) as publisher:
