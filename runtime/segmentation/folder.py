@@ -51,4 +51,4 @@ class FolderSegmenter:
         low, high = int(mask.min()), int(mask.max())
         if low < 0 or high >= 1 << 31:
             raise MaskError(f"{path}: expected ids from 0 (the background) to 2^31 - 1, got {low} to {high}")
-        return Segmentation(mask.astype(np.int32), source=f"masks in {self.folder}")
+        return Segmentation(mask.astype(np.int32), source=f"the masks in {self.folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zerograsp_edge.runtime.bundle import BundleError, load_bundle
+from zerograsp_edge.runtime.bundle import BundleError, load_bundle, sha256
 from zerograsp_edge.runtime.cli import main
 
 torch = pytest.importorskip("torch", reason="needs the extra `export`")
@@ -24,6 +25,7 @@ import onnx  # noqa: E402
 
 from zerograsp_edge.export.checkpoint import CheckpointError  # noqa: E402
 from zerograsp_edge.export.sam2 import bundle as sam2_bundle  # noqa: E402
+from zerograsp_edge.export.sam2 import network as sam2_network  # noqa: E402
 from zerograsp_edge.export.sam2.bundle import TOLERANCE, compare, write_sam2_bundle  # noqa: E402
 from zerograsp_edge.export.sam2.image_encoder import image_encoder  # noqa: E402
 from zerograsp_edge.export.sam2.network import build_network, load_sam2, published_config  # noqa: E402
@@ -136,6 +138,33 @@ def test_a_published_checkpoint_is_read_as_it_is_stored(tmp_path: Path) -> None:
     loaded, config = load_sam2(tmp_path / "some.pt")
     assert config == TINY
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), network.parameters(), strict=True))
+
+
+def test_the_command_writes_a_bundle(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sam2_network, "build_network", lambda config: deepcopy(network))
+    checkpoint, out = tmp_path / "small.pt", tmp_path / "small.zgb"
+    torch.save({"model": network.state_dict()}, checkpoint)
+    command = ["export-sam2", str(checkpoint), str(out), "--config", TINY]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"({TINY}, " in said and "of PyTorch next: zerograsp-edge run FOLDER --segment sam2:" in said
+    bundle = load_sam2_bundle(out)
+    assert bundle.trained and bundle.config == TINY and bundle.image_size == 256
+    assert bundle.manifest["provenance"]["checkpoint_sha256"] == sha256(checkpoint)
+    assert main(command) == 1
+    assert "exists; choose another name or pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_without_the_package_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sam2", None)
+    assert main(["export-sam2", str(tmp_path / "some.pt"), str(tmp_path / "out.zgb")]) == 1
+    said = capsys.readouterr().err
+    assert "'sam2' is needed to export SAM 2" in said and "pip install 'zerograsp-edge[sam2]'" in said
 
 
 @pytest.mark.parametrize(

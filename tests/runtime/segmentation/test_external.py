@@ -524,7 +524,7 @@ def test_run_takes_masks_from_everywhere(
     options = ["run", *options[:at], *options[at + 2 :], "--out", str(tmp_path / "out"), "--no-mesh", "--threads", "1"]
     assert main([*options, "--segment", f"folder:{tmp_path / 'masks'}"]) == 0
     said = "".join(capsys.readouterr().out.split())
-    assert "segmentedbymasksin" in said and "1object" in said and "plane" not in said
+    assert "segmentedbythemasksin" in said and "1object" in said and "plane" not in said
     assert main([*options, "--segment", f"shm:{name}"]) == 1
     assert "there is no publisher" in capsys.readouterr().err
     stop = threading.Event()
