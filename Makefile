@@ -51,8 +51,11 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/segmentation.py --reconstruct 25
 	$(VENV)/bin/python benchmarks/grasp_labels.py
 	$(VENV)/bin/python benchmarks/picking.py
+	$(VENV)/bin/python benchmarks/camera.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
+	$(VENV)/bin/python benchmarks/roofline.py
+	$(VENV)/bin/python benchmarks/precision.py
 	$(VENV)/bin/python benchmarks/install_size.py
 	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
@@ -63,8 +66,11 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/segmentation.py --quick
 	$(VENV)/bin/python benchmarks/grasp_labels.py --quick
 	$(VENV)/bin/python benchmarks/picking.py --quick
+	$(VENV)/bin/python benchmarks/camera.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 	$(VENV)/bin/python benchmarks/franka.py --quick
+	$(VENV)/bin/python benchmarks/roofline.py --quick
+	$(VENV)/bin/python benchmarks/precision.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py

@@ -24,7 +24,7 @@ from rich.table import Table
 
 CUDA = REPOSITORY / "kernels" / "cuda"
 # Kernels in which a frame spends its time: nothing of theirs may be spilled to memory.
-HOT = ("convolution_kernel", "field_kernel")
+HOT = ("convolution_kernel", "field_kernel", "sample_kernel")
 
 # Of a multiprocessor of compute capability 8.7 (CUDA C++ Programming Guide, technical specifications).
 REGISTERS, SHARED_BYTES, RESERVED_SHARED, WARPS, BLOCKS = 65536, 164 * 1024, 1024, 48, 16
@@ -41,7 +41,7 @@ class Kernel:
     shared: int
     stack: int
     spilled: int
-    tensor_core: int | None  # HMMA instructions; None where nvdisasm is missing
+    tensor_core: int | None  # HMMA and IMMA instructions; None where nvdisasm is missing
 
     @property
     def hot(self) -> bool:
@@ -142,7 +142,7 @@ def _tensor_core_instructions(binary: Path) -> dict[str, int] | None:
         section = re.match(r"\.text\.(\w+):|\s*\.section\s+\.text\.(\w+)", line)
         if section:
             name = section.group(1) or section.group(2)
-        elif "HMMA" in line:
+        elif "HMMA" in line or "IMMA" in line:
             counts[name] = counts.get(name, 0) + 1
     return counts
 
@@ -156,7 +156,7 @@ def compile_all(architecture: str) -> list[Kernel]:
 def show(kernels: list[Kernel], architecture: str) -> None:
     table = Table(title=f"CUDA kernels for {architecture} (bold: hot)", title_justify="left")
     table.add_column("kernel")
-    for column in ("threads", "registers", "shared B", "stack B", "spilled B", "blocks/SM", "warps/SM", "HMMA"):
+    for column in ("threads", "registers", "shared B", "stack B", "spilled B", "blocks/SM", "warps/SM", "HMMA, IMMA"):
         table.add_column(column, justify="right")
     for k in sorted(kernels, key=lambda k: (not k.hot, k.source, k.name)):
         row = [k.threads, k.registers, k.shared, k.stack, k.spilled, k.blocks, k.blocks * -(-k.threads // 32)]

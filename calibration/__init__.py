@@ -1,1 +1,1 @@
-"""What is measured before deployment. Hand-eye is there; INT8 ranges and camera intrinsics are not yet."""
+"""What is measured before deployment: hand-eye, and the ranges of activations that decide a layer's precision."""

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
-from zerograsp_edge.export.bundle_folder import bundle_folder, save_stage, versions, write_manifest
+from zerograsp_edge.export.folder import bundle_folder, write_manifest
+from zerograsp_edge.export.graph import describe_tensor
 from zerograsp_edge.export.half_weights import rounded_to_half, store_half
 from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image_encoder
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
-from zerograsp_edge.runtime.bundle import REFERENCE, ZEROGRASP, Bundle, Limits, load_bundle
+from zerograsp_edge.runtime.bundle import (
+    CUSTOM_OP_VERSION,
+    FORMAT,
+    REFERENCE,
+    VERSION,
+    Bundle,
+    Limits,
+    load_bundle,
+)
 from zerograsp_edge.runtime.frame import Frame
 
 Progress = Callable[[str], None]
@@ -58,22 +70,31 @@ def write_bundle(
     Raises:
         BundleError: the folder exists, or holds something else.
     """
-    root = Path(path)
-    with bundle_folder(root, ZEROGRASP, overwrite=overwrite) as folder:
-        limits = limits or Limits()
-        network.eval()
-        if half_weights:
-            network = rounded_to_half(network)
+    limits = limits or Limits()
+    network.eval()
+    if half_weights:
+        network = rounded_to_half(network)
+    with bundle_folder(path, overwrite=overwrite) as folder:
         stages = {}
         for name, model in build_stages(network):
             progress(f"stage {name}")
             if half_weights:
                 store_half(model)
-            stages[name] = save_stage(folder, name, model)
+            file = f"{name}.onnx"
+            onnx.save(model, str(folder / file))
+            stages[name] = {
+                "file": file,
+                "precision": "fp32",
+                "inputs": [describe_tensor(v) for v in model.graph.input],
+                "outputs": [describe_tensor(v) for v in model.graph.output],
+            }
         progress("reference outputs")
         arrays: dict[str, Any] = reference_outputs(network, reference or _reference_frame(limits))
         np.savez_compressed(folder / REFERENCE, **arrays)
-        content = {
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "custom_op_version": CUSTOM_OP_VERSION,
             "trained": trained,
             "network": network.config.to_dict(),
             "image_multiple": IMAGE_MULTIPLE.get(network.config.image_encoder, 1),
@@ -83,8 +104,8 @@ def write_bundle(
             "stages": stages,
             "provenance": {**versions(), **(provenance or {})},
         }
-        write_manifest(folder, ZEROGRASP, content)
-    return load_bundle(root, check=False)
+        write_manifest(folder, manifest)
+    return load_bundle(path, check=False)
 
 
 def _reference_frame(limits: Limits) -> Frame:
@@ -96,3 +117,16 @@ def _reference_frame(limits: Limits) -> Frame:
         for size, most in ((640, limits.max_width), (480, limits.max_height))
     )
     return SimulatedCamera(seed=7, num_objects=min(4, limits.max_objects), width=width, height=height).read()
+
+
+def versions() -> dict[str, Any]:
+    try:
+        version = metadata.version("zerograsp-edge")
+    except metadata.PackageNotFoundError:
+        version = "source tree"
+    return {
+        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "zerograsp_edge": version,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+    }

@@ -28,6 +28,8 @@ class Export:
     """Most objects in a frame."""
     max_nodes: int = Limits.max_nodes
     """Most nodes of the finest depth."""
+    max_tokens: int = Limits.max_tokens
+    """Most nodes of the coarsest depth of what is visible; on a GPU, memory grows with their square."""
     overwrite: bool = False
     """Replace an existing bundle."""
     half_weights: bool = False
@@ -56,7 +58,9 @@ class Export:
                 network,
                 self.out,
                 trained=True,
-                limits=Limits(max_objects=self.max_objects, max_nodes=self.max_nodes),
+                limits=Limits(
+                    max_objects=self.max_objects, max_nodes=self.max_nodes, max_tokens=self.max_tokens
+                ),
                 provenance={"checkpoint": self.checkpoint.name, "checkpoint_sha256": sha256(self.checkpoint)},
                 progress=lambda step: status.update(f"exporting: {step}"),
                 overwrite=self.overwrite,

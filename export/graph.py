@@ -23,6 +23,7 @@ _TYPES = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
 }
 Dim = int | str
 
@@ -90,3 +91,13 @@ class GraphBuilder:
         names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(op, list(inputs), names, name=stem, domain=domain, **attributes))
         return names[0] if outputs == 1 else tuple(names)
+
+
+def describe_tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    """Name, element type and shape of a graph's input or output, as a bundle's manifest has them."""
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+        "shape": [d.dim_param or d.dim_value for d in tensor.shape.dim],
+    }

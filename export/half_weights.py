@@ -73,7 +73,9 @@ def store_half(model: onnx.ModelProto) -> None:
         name, values = initialiser.name, numpy_helper.to_array(initialiser)
         largest = float(np.abs(values).max())
         if not largest <= np.finfo(np.float16).max:
-            raise ValueError(f"{name}: expected weights up to 65504, got {largest:g}; store this network in float32")
+            raise ValueError(
+                f"{name}: expected weights up to 65504, got {largest:g}; store this network in float32"
+            )
         graph.initializer[i].CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + _SUFFIX))
         casts.append(
             helper.make_node("Cast", [name + _SUFFIX], [name], name=f"cast_{name}", to=TensorProto.FLOAT)

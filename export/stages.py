@@ -204,7 +204,8 @@ def octree_encoder(state: dict[str, np.ndarray], config: NetworkConfig) -> onnx.
             centres = g.input("centres", "float32", [f"N{low}", 3])
             depth = g.input("depth", "float32", ["H", "W"])
             labels = g.input("labels", "int32", ["H", "W"])
-            adjacency = g.input("adjacency", "uint8", ["B", "B"])
+            # TensorRT has no plugin inputs of uint8.
+            adjacency = g.input("adjacency", "bool", ["B", "B"])
             intrinsics = g.input("intrinsics", "float32", [3, 3])
             flags = g.custom(
                 "OcclusionField",

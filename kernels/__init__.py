@@ -18,6 +18,7 @@ _MODULE_OF = {
     "Growth": "output_octree",
     "Hand": "hand",
     "Octree": "octree",
+    "PackedInt8": "convolution_int8",
     "PackedWeight": "convolution",
     "PieceGraph": "segmentation",
     "PointSet": "points",
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "normalise_gradient": "training",
     "occlusion_field": "occlusion",
     "octree_conv": "convolution",
+    "octree_conv_int8": "convolution_int8",
     "octree_downsample": "convolution",
     "octree_linear": "convolution",
     "octree_mlp": "convolution",
@@ -50,10 +52,12 @@ _MODULE_OF = {
     "points_from_depth": "points",
     "reduce_depth": "segmentation",
     "refine_grasps": "grasp",
+    "round_to_half": "half",
     "split_neighbours": "octree",
     "superpixel_graph": "segmentation",
     "suppress_grasps": "grasp",
     "voxel_features": "points",
+    "widen_half": "half",
 }
 
 __all__ = ["ort_library", *sorted(_MODULE_OF)]

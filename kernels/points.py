@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def voxel_features(
     points: NDArray[np.float32],  # (P, 3) normalised
     voxel: NDArray[np.int32],  # (P,)
     num_voxels: int,
-    image_features: NDArray[np.float32] | None,  # (C, Hp, Wp)
+    image_features: NDArray[np.floating] | None,  # (C, Hp, Wp)
     intrinsics: NDArray[np.float32],  # (3, 3) pixels
     z_min: float,
     image_size: tuple[int, int],  # (H, W)
@@ -122,10 +123,10 @@ def voxel_features(
     grid_size: float = 80.0,
     min_lod: int = 4,
     max_lod: int = 9,
-    out: NDArray[np.float32] | None = None,
+    out: NDArray[np.floating] | None = None,
     workspace: Workspace | None = None,
     threads: int = 0,
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """Features of the finest non-empty voxels: local offset of the mean point, then mean image features.
 
     The local offset is `frac(mean point in voxel units) - 0.5`. An image feature is sampled bilinearly where
@@ -135,17 +136,17 @@ def voxel_features(
         points: (P, 3) float32 of `points_from_depth`.
         voxel: (P,) int32 of `build_octree`, the voxel of each point; every voxel has at least one.
         num_voxels: V.
-        image_features: (C, Hp, Wp) float32, possibly padded on the right and below to Hp >= H, Wp >= W, Wp >=
-            4. What lies beyond (H, W) counts as absent but has to be finite.
+        image_features: (C, Hp, Wp) float32 or float16, possibly padded on the right and below to Hp >= H, Wp >= W,
+            Wp >= 4. What lies beyond (H, W) counts as absent but has to be finite.
         intrinsics: (3, 3) float32 camera matrix K.
         z_min: mm, of `points_from_depth`.
         image_size: (H, W) of the image.
-        out: (capacity, 3 + C) float32 buffer.
+        out: (capacity, 3 + C) buffer, float32 or float16; sums are float32 and rounded once.
         workspace: scratch memory to reuse.
         threads: 0 takes all of OpenMP's. The result doesn't depend on it.
 
     Returns:
-        (V, 3 + C) float32.
+        (V, 3 + C) float32, or as `out`.
 
     Raises:
         CapacityError: `out` holds fewer than V rows.
@@ -158,14 +159,14 @@ def voxel_features(
     channels = 0
     height, width = image_size
     if image_features is not None:
-        check_array("image_features", image_features, np.float32, ("C", "Hp", "Wp"))
+        check_array("image_features", image_features, _real(image_features), ("C", "Hp", "Wp"))
         channels, padded_height, padded_width = image_features.shape
         if padded_height < height or padded_width < max(width, 4):
             raise ValueError(
                 f"image_features: expected at least {height} rows and {max(width, 4)} columns (the image's), "
                 f"got {padded_height} x {padded_width}"
             )
-    features = output("voxels", out, np.float32, (num_voxels, 3 + channels))
+    features = output("voxels", out, _real(out), (num_voxels, 3 + channels))
     run = (workspace or Workspace()).features.run
     half_extent = 0.5 * grid_size * 2**min_lod
     k = intrinsics.reshape(9)
@@ -187,6 +188,11 @@ def voxel_features(
             f"voxel: expected every index from 0 to {num_voxels - 1} (num_voxels - 1) and no other"
         )
     return features
+
+
+def _real(array: NDArray[Any] | None) -> type[np.floating]:
+    """What to expect of an array that may be of either element type."""
+    return np.float16 if getattr(array, "dtype", None) == np.float16 else np.float32
 
 
 def adjacency(

@@ -16,11 +16,13 @@ from typing import Any, Protocol
 from zerograsp_edge.runtime.errors import ZeroGraspError
 
 FORMAT = "zerograsp-edge bundle"
-VERSION = 1
+VERSION = 2
 CUSTOM_OP_VERSION = 1
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 SEAL = "manifest_sha256"
+FEATURE_TYPES = ("float32", "float16")
+"""Element types of the features that pass between stages."""
 
 
 class BundleError(ZeroGraspError, ValueError):
@@ -99,6 +101,9 @@ class Limits:
     max_objects: int = 40
     max_nodes: int = 524288
     """Nodes of the finest depth, in input and output octree alike; every coarser depth holds half as many."""
+    max_tokens: int = 4096
+    """Nodes of the coarsest depth of the input octree. Attention goes over all pairs of them: on a GPU its memory
+    grows with their square. A frame has 20 to 40 for each object."""
     min_points: int = 16
     """Valid depth points that an object needs; one with fewer is skipped and reported."""
 
@@ -113,13 +118,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Stage:
-    """One ONNX graph: its file, precision, and the names of its tensors."""
+    """One ONNX graph: its file, precision, the names of its tensors, and the element type of each."""
 
     name: str
     file: str
     precision: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    dtypes: dict[str, str]
 
 
 class Stages(Protocol):
@@ -197,7 +203,9 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
             f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again"
         ) from error
     expected = {"image_encoder", "octree_encoder", *(f"decoder_{d}" for d in geometry.depths)}
-    return Bundle(root, geometry, limits, read_stages(root, manifest, expected), trained, manifest)
+    stages = read_stages(root, manifest, expected)
+    _check_tensors(root, geometry, stages)
+    return Bundle(root, geometry, limits, stages, trained, manifest)
 
 
 def read_manifest(root: Path, kind: BundleKind, *, check: bool = True) -> dict[str, Any]:
@@ -235,6 +243,7 @@ def read_stages(root: Path, manifest: dict[str, Any], expected: set[str]) -> dic
                 s["precision"],
                 tuple(tensor["name"] for tensor in s["inputs"]),
                 tuple(tensor["name"] for tensor in s["outputs"]),
+                {tensor["name"]: tensor["dtype"] for tensor in (*s["inputs"], *s["outputs"])},
             )
             for name, s in manifest["stages"].items()
         }
@@ -248,6 +257,30 @@ def read_stages(root: Path, manifest: dict[str, Any], expected: set[str]) -> dic
         if stage.file not in manifest["files"]:
             raise BundleError(f"{root / MANIFEST}: {stage.file} has no hash; export the bundle again")
     return stages
+
+
+def _check_tensors(root: Path, geometry: Geometry, stages: dict[str, Stage]) -> None:
+    """A tensor that one stage hands to another has one element type, float32 or float16."""
+    low = geometry.min_lod
+    # Voxel features are sampled from the image's by the runtime, which converts.
+    ends: list[tuple[str, ...]] = [("image_encoder/image_features",), ("octree_encoder/features",)]
+    ends += [("octree_encoder/tokens", f"decoder_{low}/tokens")]
+    for d in range(low + 1, geometry.max_lod + 1):
+        ends += [(f"octree_encoder/skip_{d}", f"decoder_{d}/skip")]
+        ends += [(f"decoder_{d - 1}/features", f"decoder_{d}/parent_features")]
+    for names in ends:
+        types = {}
+        for name in names:
+            stage, tensor = name.split("/")
+            types[name] = stages[stage].dtypes.get(tensor)
+            if types[name] not in FEATURE_TYPES:
+                raise BundleError(
+                    f"{root / MANIFEST}: {name}: expected {' or '.join(FEATURE_TYPES)}, got {types[name]}; "
+                    "export the bundle again"
+                )
+        if len(set(types.values())) > 1:
+            pair = ", ".join(f"{name} is {dtype}" for name, dtype in types.items())
+            raise BundleError(f"{root / MANIFEST}: expected one type, but {pair}; export the bundle again")
 
 
 def is_bundle(path: Path, kind: BundleKind = ZEROGRASP) -> bool:

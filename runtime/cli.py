@@ -29,15 +29,21 @@ class Group:
 COMMANDS: dict[str, Entry | Group] = {
     "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
+    "record": ("zerograsp_edge.runtime.commands.record", "Record"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
     "export-sam2": ("zerograsp_edge.export.sam2.command", "ExportSam2"),
+    "build": ("zerograsp_edge.export.build_command", "Build"),
+    "convert": ("zerograsp_edge.calibration.convert_command", "Convert"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
+    "profile": ("zerograsp_edge.runtime.commands.profile", "Profile"),
     "calibrate": Group(
-        "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board).",
+        "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board); "
+        "the ranges of a network's values (int8).",
         {
+            "int8": ("zerograsp_edge.calibration.int8_command", "CalibrateInt8"),
             "hand-eye": ("zerograsp_edge.calibration.command", "CalibrateHandEye"),
             "board": ("zerograsp_edge.calibration.command", "PrintBoard"),
         },

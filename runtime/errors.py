@@ -23,6 +23,14 @@ class EndOfFrames(CameraError):
     """A finite source (folder, recording) has delivered its last frame."""
 
 
+class LimitError(ZeroGraspError, ValueError):
+    """A frame that is larger than what the bundle's buffers hold; nothing of it was processed."""
+
+
+class DeviceError(ZeroGraspError, RuntimeError):
+    """The GPU, its driver, or something that runs on it failed, or the machine has none."""
+
+
 class DecodeError(ZeroGraspError, ValueError):
     """The network's output cannot be decoded, for example because it is not finite."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,6 +35,7 @@ class Frame:
         name: what messages and output folders call the frame.
         background: mask value that is no object; None means the smallest value in the mask. Only where it is given
             may the mask hold no object at all: an empty scene.
+        metadata: what the camera says about the exposure, by its own names; may be empty.
         repaired_depth: number of NaN, infinite or negative depth values that were set to 0.
 
     Raises:
@@ -47,6 +49,7 @@ class Frame:
     timestamp: float = 0.0
     name: str = "frame"
     background: int | None = None
+    metadata: Mapping[str, float] = field(default_factory=dict)
     repaired_depth: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -96,18 +99,30 @@ class Frame:
 
     def label_image(self, out: np.ndarray | None = None) -> np.ndarray:
         """(H, W) int32: index into `object_ids()`, -1 on the background; written to `out` where that is given."""
-        mask, values = self.mask, np.array(self._mask_values)
+        mask = self.mask
         assert mask is not None  # _mask_values has raised otherwise
-        labels = (np.cumsum(values != self.background_id) - 1).astype(np.int32)
-        labels[values == self.background_id] = -1
+        table, low = self.label_table()
         out = np.empty(mask.shape, np.int32) if out is None else out
-        low, high = int(values[0]), int(values[-1])
-        if high - low >= 1 << 16:
-            return np.take(labels, np.searchsorted(values, mask), out=out, mode="clip")
-        table = np.full(high - low + 1, -1, np.int32)
-        table[values - low] = labels
+        if table is None:
+            return np.take(self._labels, np.searchsorted(self._mask_values, mask), out=out, mode="clip")
         # Every index is valid; "clip" is the mode in which NumPy writes to `out` without a buffer of its own.
         return np.take(table, mask.astype(np.int64) - low if low else mask, out=out, mode="clip")
+
+    def label_table(self) -> tuple[np.ndarray | None, int]:
+        """(n,) int32 label by mask value, and the value of its first entry; None where the values lie too far apart."""
+        values, low = np.array(self._mask_values), self._mask_values[0]
+        span = self._mask_values[-1] - low + 1
+        if span > 1 << 16:
+            return None, low
+        table = np.full(span, -1, np.int32)
+        table[values - low] = self._labels
+        return table, low
+
+    @property
+    def _labels(self) -> np.ndarray:
+        """(n,) int32: label of every distinct mask value."""
+        objects = np.array(self._mask_values) != self.background_id
+        return np.where(objects, np.cumsum(objects) - 1, -1).astype(np.int32)
 
     def with_mask(self, mask: np.ndarray, background: int | None = None) -> Frame:
         """The same picture with another (H, W) instance mask."""

@@ -74,16 +74,17 @@ class Surface:
 
 
 def node_limits(geometry: Geometry, limits: Limits) -> dict[int, int]:
-    """Most nodes per depth that buffers hold: `max_nodes` at the finest.
+    """Most nodes per depth that buffers hold: `max_nodes` at the finest, `max_tokens` at depth min_lod.
 
     A surface has about a quarter of the nodes one depth up; half is kept, and at coarse depths, where it
     costs little, more.
     """
     floor = min(limits.max_nodes, 32768)
-    return {
+    nodes = {
         d: min(limits.max_objects << (3 * d), max(limits.max_nodes >> (geometry.max_lod - d), floor))
         for d in range(geometry.full_depth, geometry.max_lod + 1)
     }
+    return {**nodes, geometry.min_lod: min(nodes[geometry.min_lod], limits.max_tokens)}
 
 
 class Network:
@@ -103,15 +104,23 @@ class Network:
         height, width = (-(-n // multiple) * multiple for n in (limits.max_height, limits.max_width))
         nodes = node_limits(g, limits)
         full_rows = (limits.max_objects << (3 * g.min_lod)) + (2 * g.residual_blocks + 1) ** 3
+
+        def dtype(stage: str, tensor: str) -> np.dtype:
+            return np.dtype(bundle.stages[stage].dtypes[tensor])
+
         # Memory that no frame has needed yet is not resident: these are upper bounds.
         self._padded = np.empty((height, width, 3), np.uint8)
-        self._features = np.empty(g.image_channels * height * width, np.float32)
+        self._features = np.empty(g.image_channels * height * width, dtype("image_encoder", "image_features"))
         points = limits.max_height * limits.max_width
         self._octree = kernels.Octree.allocate(limits.max_objects, g.max_lod, g.full_depth, nodes, points)
-        self._voxels = np.empty((nodes[g.max_lod], 3 + g.image_channels), np.float32)
-        self._tokens = np.empty((nodes[g.min_lod], g.channels_at(g.min_lod)), np.float32)
+        self._voxels = np.empty((nodes[g.max_lod], 3 + g.image_channels), dtype("octree_encoder", "features"))
+        self._tokens = np.empty(
+            (nodes[g.min_lod], g.channels_at(g.min_lod)), dtype("octree_encoder", "tokens")
+        )
         self._skips = {
-            d: np.empty((nodes[d], g.channels_at(d)), np.float32) for d in g.depths if d > g.min_lod
+            d: np.empty((nodes[d], g.channels_at(d)), dtype("octree_encoder", f"skip_{d}"))
+            for d in g.depths
+            if d > g.min_lod
         }
         self._latent = np.empty((2, limits.max_objects, g.latent), np.float32)
         self._grid = kernels.ActiveGrid.allocate(limits.max_objects, g.min_lod, full_rows)
@@ -120,7 +129,9 @@ class Network:
         self._grid_keys = (np.arange(limits.max_objects, dtype=np.int64)[:, None] << 48 | morton).ravel()
         rows = {d: full_rows if d == g.min_lod else nodes[d] for d in g.depths}
         self._outputs = {
-            d: np.empty((rows[d], g.channels_at(d)), np.float32) for d in g.depths if d < g.max_lod
+            d: np.empty((rows[d], g.channels_at(d)), dtype(f"decoder_{d}", "features"))
+            for d in g.depths
+            if d < g.max_lod
         }
         heads = {d: 2 + (g.signal_channels if d == g.max_lod else 0) for d in g.depths}
         self._logits = {d: np.empty((rows[d], heads[d]), np.float32) for d in g.depths}
@@ -223,7 +234,8 @@ class Network:
             if g.occlusion:
                 inputs["centres"] = self.cube(scene.z_min).node_centres(nodes, g.min_lod)
                 inputs["depth"], inputs["labels"] = scene.depth, scene.labels
-                inputs["adjacency"], inputs["intrinsics"] = scene.adjacency, scene.intrinsics
+                inputs["adjacency"] = scene.adjacency.view(np.bool_)
+                inputs["intrinsics"] = scene.intrinsics
             if g.multi_object:
                 inputs["positions"] = (nodes.astype(np.float32) + np.float32(0.5)) * np.float32(
                     2.0 ** (1 - g.min_lod)
@@ -276,11 +288,7 @@ class Network:
                     logits, rows, keys, None if last else parents, forced=forced_splits.get(d), out=self._growth[d],
                     workspace=workspace, threads=threads,
                 )  # fmt: skip
-            if growth.nan_count:
-                raise DecodeError(
-                    f"decoder_{d}: the logits of {growth.nan_count} of {len(keys)} nodes are NaN; "
-                    "run `zerograsp-edge verify`, and export the checkpoint again if it fails"
-                )
+            check_finite_logits(d, growth.nan_count, len(keys))
             if last:
                 break
             keys, parents, rows = growth.next_keys, growth.split_neighbours, None
@@ -301,3 +309,12 @@ def _rows(buffer: np.ndarray, count: int, limit: str) -> np.ndarray:
     if count > len(buffer):
         raise kernels.CapacityError(limit, count, len(buffer))
     return buffer[:count]
+
+
+def check_finite_logits(depth: int, nan_count: int, nodes: int) -> None:
+    """Raises DecodeError when some of a depth's nodes have logits that are NaN."""
+    if nan_count:
+        raise DecodeError(
+            f"decoder_{depth}: the logits of {nan_count} of {nodes} nodes are NaN; "
+            "run `zerograsp-edge verify`, and export the checkpoint again if it fails"
+        )

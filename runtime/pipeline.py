@@ -7,21 +7,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from zerograsp_edge import kernels
 from zerograsp_edge.runtime.bundle import Bundle, BundleError
-from zerograsp_edge.runtime.errors import FrameError, NoObjectError, ZeroGraspError
+from zerograsp_edge.runtime.engines import engines_of
+from zerograsp_edge.runtime.errors import LimitError, NoObjectError, ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame, check_object_count
-from zerograsp_edge.runtime.grasp.decode import decode
 from zerograsp_edge.runtime.grasp.refine import RefineConfig, Refinement, refine_objects, visible_points
-from zerograsp_edge.runtime.network import Executor, Network, Scene, Stopwatch, Taps
-from zerograsp_edge.runtime.result import Result, SkippedObject
+from zerograsp_edge.runtime.network import Executor, Stopwatch, Taps
+from zerograsp_edge.runtime.perception import CpuPerception, Perceived, Perception
+from zerograsp_edge.runtime.result import Result
 from zerograsp_edge.runtime.segmentation import Segmentation, Segmenter
 
-BACKENDS = ("auto", "onnxruntime")
-
-
-class LimitError(ZeroGraspError, ValueError):
-    """A frame that is larger than what the bundle's buffers hold; nothing of it was processed."""
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
 
 
 class Pipeline:
@@ -31,18 +27,26 @@ class Pipeline:
 
     Args:
         bundle: what to run.
-        backend: `auto` or `onnxruntime`.
+        backend: `onnxruntime` (CPU), `tensorrt` (GPU, needs engines), or `auto`: TensorRT where it can be used; or an
+            executor of the bundle's stages on the CPU.
         threads: CPU threads; 0 takes all cores this process may use.
         latent: `mean` (deterministic) or `sample`, a sample of the prior per object.
         seed: of the samples.
         refine: how the grasps are refined and which are removed; None returns them as the network predicts them.
         segmenter: what finds the objects of a frame that comes without a mask; None: such a frame is refused.
+
+    Attributes:
+        fallback: why `auto` chose the CPU; None where it did not, or was not asked.
+
+    Raises:
+        BundleError: the backend or the bundle cannot be used.
+        DeviceError, MissingExtra: `tensorrt` was asked for and this machine lacks something.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        backend: str = "auto",
+        backend: str | Executor = "auto",
         *,
         threads: int = 0,
         latent: str = "mean",
@@ -50,24 +54,19 @@ class Pipeline:
         refine: RefineConfig | None = None,
         segmenter: Segmenter | None = None,
     ) -> None:
-        if backend not in BACKENDS:
+        if isinstance(backend, str) and backend not in BACKENDS:
             raise BundleError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         if latent not in ("mean", "sample"):
             raise ValueError(f"latent: expected 'mean' or 'sample', got {latent!r}")
         if threads < 0:
             raise ValueError(f"threads: expected 0 or more, got {threads}")
-        from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor
-
         self.bundle = bundle
         self.refine = refine
         self.segmenter = segmenter
-        self.executor: Executor = OnnxRuntimeExecutor(bundle, threads)
-        self._network = Network(bundle, self.executor)
-        self._workspace = kernels.Workspace()
+        self.perception: Perception
+        self.perception, self.fallback = _open(bundle, backend, threads, refine)
+        self.executor = self.perception.executor
         self._random = np.random.default_rng(seed) if latent == "sample" else None
-        pixels = bundle.limits.max_height * bundle.limits.max_width
-        self._labels, self._valid = np.empty((2, pixels), np.int32)
-        self._points = np.empty((pixels, 3), np.float32)
         self._lock = threading.Lock()
 
     def __call__(self, frame: Frame, world_from_camera: np.ndarray | None = None) -> Result:
@@ -113,33 +112,24 @@ class Pipeline:
             raise NoObjectError(f"frame '{frame.name}' holds no object: its mask is background everywhere")
         check_object_count(ids, limits.max_objects)
         with self._lock:
-            try:
-                scene, kept, skipped = self._see(frame, ids, watch)
-                noise = None
-                if self._random is not None:
-                    noise = self._random.standard_normal((len(kept), self.bundle.geometry.latent), np.float32)
-                surface = self._network.run(scene, watch, noise=noise, forced_splits=forced_splits, taps=taps)
-            except kernels.CapacityError as error:
-                raise LimitError(
-                    f"frame '{frame.name}' exceeds the bundle's limit max_nodes = {limits.max_nodes}: {error.limit}: "
-                    f"{error.needed} needed, room for {error.capacity}; export with a larger limit "
-                    "(zerograsp-edge export --max-nodes) or give fewer objects"
-                ) from error
-        with watch("decode"):
-            objects = decode(surface.signal, surface.keys, self._network.cube(scene.z_min), kept)
+            seen = self.perception.run(
+                frame, ids, watch, self._draw_noise, world_from_camera=world_from_camera, forced_splits=forced_splits,
+                taps=taps,
+            )  # fmt: skip
+        objects = seen.objects
         refinement: Refinement | None = None
         if self.refine is not None:
             with watch("refine"):
                 # Without this pipeline's workspace: another thread may be using it, the lock is released.
                 objects, refinement = refine_objects(
-                    objects, visible_points(frame.depth, frame.intrinsics, self.refine.visible_stride), self.refine,
-                    world_from_camera=world_from_camera, threads=self.executor.threads,
+                    objects, self._visible(frame, seen), self.refine, world_from_camera=world_from_camera,
+                    threads=self.executor.threads, refined=seen.refined,
                 )  # fmt: skip
         return Result(
             objects=objects,
-            skipped=tuple(skipped),
+            skipped=seen.skipped,
             timings=watch.timings,
-            z_min=scene.z_min,
+            z_min=seen.z_min,
             name=frame.name,
             timestamp=frame.timestamp,
             notes=() if refinement is None else refinement.explain(),
@@ -147,70 +137,41 @@ class Pipeline:
             segmentation=segmentation,
         )
 
-    def _see(
-        self, frame: Frame, ids: tuple[int, ...], watch: Stopwatch
-    ) -> tuple[Scene, list[int], list[SkippedObject]]:
-        """The scene of the objects that can be reconstructed, their mask values; others with the reason."""
-        g, limits = self.bundle.geometry, self.bundle.limits
-        kept, skipped = list(ids), []
-        size = frame.height * frame.width
-        whole, valid = (b[:size].reshape(frame.height, frame.width) for b in (self._labels, self._valid))
+    def _draw_noise(self, objects: int) -> np.ndarray | None:
+        if self._random is None:
+            return None
+        return self._random.standard_normal((objects, self.bundle.geometry.latent), np.float32)
 
-        def scan(labels: np.ndarray) -> kernels.PointSet:
-            return kernels.points_from_depth(
-                frame.depth, labels, frame.intrinsics, len(kept), g.grid_size, g.min_lod,
-                z_margin=g.z_margin, out=self._points, valid_labels=valid,
-                workspace=self._workspace, threads=self.executor.threads,
-            )  # fmt: skip
-
-        with watch("points"):
-            labels = frame.label_image(whole)
-            points = scan(labels)
-            sparse = points.valid_counts < limits.min_points
-            if sparse.any():
-                # Too few pixels to be an object; they must not decide where the cube begins either.
-                for i in np.flatnonzero(sparse):
-                    count = int(points.valid_counts[i])
-                    skipped.append(
-                        SkippedObject(
-                            kept[i],
-                            f"{count} pixels with valid depth, at least {limits.min_points} are needed",
-                        )
-                    )
-                kept, labels = _without(sparse, kept, labels)
-                if kept:
-                    points = scan(labels)
-            outside = points.counts == 0
-            if kept and outside.any():
-                half = g.cube_size / 2
-                for i in np.flatnonzero(outside):
-                    skipped.append(
-                        SkippedObject(
-                            kept[i],
-                            f"outside the reconstructed cube: +-{half:.0f} mm beside the optical axis, "
-                            f"{points.z_min:.0f} to {points.z_min + g.cube_size:.0f} mm deep",
-                        )
-                    )
-                valid[...] = _without(outside, kept, valid)[1]
-                kept, labels = _without(outside, kept, labels)
-            if not kept:
-                reasons = "; ".join(f"object {s.object_id}: {s.reason}" for s in skipped)
-                raise FrameError(f"frame '{frame.name}' has no object to reconstruct: {reasons}")
-        counts = points.counts[points.counts > 0]
-        with watch("adjacency"):
-            # Of the whole masks: whether two objects touch does not depend on where the camera measured
-            # depth.
-            adjacency = kernels.adjacency(
-                labels, len(kept), workspace=self._workspace, threads=self.executor.threads
-            )
-        scene = Scene(
-            frame.rgb, frame.depth, frame.intrinsics, valid, adjacency, points.points, counts, points.z_min
-        )
-        return scene, kept, sorted(skipped, key=lambda s: s.object_id)
+    def _visible(self, frame: Frame, seen: Perceived) -> np.ndarray:
+        """(n, 3) m: what may collide beside the surfaces; nothing where that is decided already."""
+        assert self.refine is not None
+        if seen.refined is not None:
+            return np.empty((0, 3), np.float32)
+        return visible_points(frame.depth, frame.intrinsics, self.refine.visible_stride)
 
 
-def _without(drop: np.ndarray, ids: list[int], labels: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Ids and label image without the objects where `drop` is set; the others move up."""
-    kept = [i for i, dropped in zip(ids, drop, strict=True) if not dropped]
-    new_index = np.where(drop, -1, np.cumsum(~drop) - 1).astype(np.int32)
-    return kept, np.append(new_index, np.int32(-1))[labels]
+def _open(
+    bundle: Bundle, backend: str | Executor, threads: int, refine: RefineConfig | None
+) -> tuple[Perception, str | None]:
+    """What runs the frames; for `auto` that is not on the GPU, the reason.
+
+    Raises:
+        ZeroGraspError: the backend that was asked for cannot run here; the message says what it lacks.
+    """
+    if not isinstance(backend, str):
+        return CpuPerception(bundle, backend), None
+    fallback = None
+    if backend != "onnxruntime":
+        from zerograsp_edge.runtime.gpu.perception import open_device_perception
+
+        try:
+            if backend == "tensorrt" or engines_of(bundle):
+                return open_device_perception(bundle, threads, refine), None
+            fallback = "the bundle has no TensorRT engines"
+        except ZeroGraspError as error:
+            if backend == "tensorrt":
+                raise
+            fallback = str(error)
+    from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor
+
+    return CpuPerception(bundle, OnnxRuntimeExecutor(bundle, threads)), fallback

@@ -17,7 +17,7 @@ from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.pipeline import Pipeline
 
-# Largest error of a tensor, relative to its largest magnitude.
+# Largest error of a tensor, relative to its largest magnitude; the finest precision first.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
 # Nodes whose two logits nearly tie may split differently; below this share of common keys something is wrong.
 MIN_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.85}
@@ -97,13 +97,7 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     """
     bundle = pipeline.bundle
     reference = _load(bundle)
-    frame = Frame(
-        reference["frame/rgb"],
-        reference["frame/depth"],
-        reference["frame/intrinsics"],
-        reference["frame/mask"],
-        name="reference",
-    )
+    frame = _frame(reference)
     depths = bundle.geometry.depths
     forced = {
         d: np.unpackbits(reference[f"split_{d}"])[: len(reference[f"keys_{d}"])].astype(bool) for d in depths
@@ -124,20 +118,45 @@ def verify(pipeline: Pipeline) -> VerifyReport:
             f"expected the objects {reference['object_ids'].tolist()} in the reference frame, got {ids}"
         )
     tensors = []
+    precision = coarsest_before(bundle)
     for entry in reference:
         if entry.endswith("/values"):
             name = entry.removesuffix("/values")
-            precision = bundle.stages[name.split("/")[0]].precision
-            tensors.append(_compare(name, taps[name], reference, TOLERANCES[precision]))
+            tolerance = TOLERANCES[precision[name.split("/")[0]]]
+            tensors.append(_compare(name, taps[name], reference, tolerance))
     free: dict[str, np.ndarray] = {}
     pipeline.run(frame, taps=free)
     octrees = []
     for d in depths:
-        precision = bundle.stages[f"decoder_{d}"].precision
-        octrees.append(_compare_keys(d, free[f"keys_{d}"], reference[f"keys_{d}"], MIN_IOU[precision]))
+        minimum = MIN_IOU[precision[f"decoder_{d}"]]
+        octrees.append(_compare_keys(d, free[f"keys_{d}"], reference[f"keys_{d}"], minimum))
     order = list(bundle.stages)
     tensors.sort(key=lambda check: order.index(check.name.split("/")[0]))
     return VerifyReport(pipeline.executor.name, tuple(tensors), tuple(octrees))
+
+
+def coarsest_before(bundle: Bundle) -> dict[str, str]:
+    """Per stage the coarsest precision of it and the stages before it: errors are handed on."""
+    order = list(TOLERANCES)
+    coarsest, found = order[0], {}
+    for name, stage in bundle.stages.items():
+        coarsest = max(coarsest, stage.precision, key=order.index)
+        found[name] = coarsest
+    return found
+
+
+def reference_frame(bundle: Bundle) -> Frame:
+    """The frame whose outputs the bundle carries.
+
+    Raises:
+        BundleError: the bundle carries no usable reference outputs.
+    """
+    return _frame(_load(bundle))
+
+
+def _frame(reference: dict[str, np.ndarray]) -> Frame:
+    rgb, depth, intrinsics, mask = (reference[f"frame/{part}"] for part in ("rgb", "depth", "intrinsics", "mask"))
+    return Frame(rgb, depth, intrinsics, mask, name="reference")
 
 
 def _load(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -91,8 +91,14 @@ def test_wheel_has_every_module_and_nothing_else(wheel: zipfile.ZipFile) -> None
         f"zerograsp_edge/{path.relative_to(ROOT).as_posix()}"
         for path in (ROOT / "runtime/models/edge.zgb").iterdir()
     }
+    # What a device compiles against its TensorRT.
+    plugins = {
+        f"zerograsp_edge/{path.relative_to(ROOT).as_posix()}"
+        for part in ("core", "cuda", "tensorrt")
+        for path in (ROOT / "kernels" / part).iterdir()
+    }
     assert len(model) > 5 and not [n for n in names if n.endswith(".safetensors")]
-    assert names - libraries == modules | markers | model
+    assert len(plugins) > 30 and names - libraries == modules | markers | model | plugins
     assert {Path(n).name.split(".")[0] for n in libraries} == {"_core", "libzerograsp_ort"}
     assert {Path(n).parent.as_posix() for n in libraries} == {"zerograsp_edge/kernels"}
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
-from zerograsp_edge.export.bundle_folder import bundle_folder, save_stage, versions, write_manifest
+from zerograsp_edge.export.bundle import versions
+from zerograsp_edge.export.folder import bundle_folder, write_manifest
+from zerograsp_edge.export.graph import describe_tensor
 from zerograsp_edge.export.image_encoder import MEAN, STD
 from zerograsp_edge.export.sam2.image_encoder import image_encoder
 from zerograsp_edge.export.sam2.mask_decoder import mask_decoder
@@ -45,12 +48,22 @@ def write_sam2_bundle(
         ValueError: the network has a part that the stages do not know.
     """
     root = Path(path)
-    with bundle_folder(root, SAM2, overwrite=overwrite) as folder:
+    with bundle_folder(root, overwrite=overwrite, kind=SAM2) as folder:
         stages = {}
         for name, build in (("image_encoder", image_encoder), ("mask_decoder", mask_decoder)):
             progress(f"stage {name}")
-            stages[name] = save_stage(folder, name, build(network))
+            model = build(network)
+            file = f"{name}.onnx"
+            onnx.save(model, str(folder / file))
+            stages[name] = {
+                "file": file,
+                "precision": "fp32",
+                "inputs": [describe_tensor(v) for v in model.graph.input],
+                "outputs": [describe_tensor(v) for v in model.graph.output],
+            }
         content = {
+            "format": SAM2.format,
+            **SAM2.versions,
             "trained": trained,
             "network": {
                 "config": config,
@@ -61,7 +74,7 @@ def write_sam2_bundle(
             "stages": stages,
             "provenance": {**versions(), **(provenance or {})},
         }
-        write_manifest(folder, SAM2, content)
+        write_manifest(folder, content)
         progress("comparing with PyTorch")
         differences = compare(network, load_sam2_bundle(folder, check=False))
         if wrong := {name: value for name, value in differences.items() if not value <= TOLERANCE}:
@@ -70,7 +83,7 @@ def write_sam2_bundle(
                 + ", ".join(f"{name} by {value:.1e}" for name, value in wrong.items())
                 + "; nothing was written"
             )
-        write_manifest(folder, SAM2, {**content, "differences": differences})
+        write_manifest(folder, {**content, "differences": differences})
     return load_sam2_bundle(root, check=False)
 
 

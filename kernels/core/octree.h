@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/half.h"
 #include "core/morton.h"
 #include "core/parallel.h"
 
@@ -175,11 +176,13 @@ struct Projection {
 
 class VoxelFeatures {
  public:
-  // points (P, 3), voxel (P) -> out (V, 3 + C). features (C, padded_height, padded_width), C may be 0.
+  // points (P, 3), voxel (P) -> out (V, 3 + C). features (C, padded_height, padded_width), C may be 0. Feature and Out are
+  // float or Half; sums are float32 and rounded once.
   // False if an entry of `voxel` is outside [0, voxels) or a voxel has no point.
+  template <class Feature, class Out>
   bool run(const Parallel& parallel, const float* points, const std::int32_t* voxel, std::int64_t count,
-           std::int64_t voxels, int depth, const float* features, std::int64_t channels, std::int64_t padded_height,
-           std::int64_t padded_width, const Projection& projection, float* out);
+           std::int64_t voxels, int depth, const Feature* features, std::int64_t channels, std::int64_t padded_height,
+           std::int64_t padded_width, const Projection& projection, Out* out);
 
  private:
   struct Segment {  // four neighbouring pixels of a row and their weights

@@ -7,6 +7,10 @@
 
 #include "cpu/convolution_isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace zerograsp {
 namespace {
 
@@ -20,7 +24,12 @@ float* align(std::vector<float>& storage, std::size_t count) {
 
 bool supported(const ConvolutionKernels& kernels) {
 #if defined(__x86_64__)
-  if (std::strcmp(kernels.name, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (std::strcmp(kernels.name, "avx2") == 0) {
+    // GCC before 11 knows no name for F16C.
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+  }
 #endif
   (void)kernels;
   return true;
@@ -138,6 +147,14 @@ GridTable::GridTable(int r) : resolution(r) {
 void grid_conv(const float* x, std::int64_t n, const GridTable& grid, const PackedWeight& w, Activation act,
                const float* residual, float* y, const Parallel& parallel) {
   kernels().grid(x, n, grid, w, act, residual, y, parallel);
+}
+
+void widen(const Half* from, float* to, std::int64_t count, const Parallel& parallel) {
+  kernels().widen(from, to, count, parallel);
+}
+
+void narrow(const float* from, Half* to, std::int64_t count, const Parallel& parallel) {
+  kernels().narrow(from, to, count, parallel);
 }
 
 const char* convolution_isa() { return kernels().name; }

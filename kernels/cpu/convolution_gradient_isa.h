@@ -46,8 +46,8 @@ inline void outer_inputs(const RowList& rows, int cin, int column, float* dw, in
   float* rest = dw + i * stride;
   switch (cin - i) {
     case 1: outer<1, V>(rows, i, column, rest, stride); break;
-    case 2: outer<2, V>(rows, i, column, rest, stride); break;
-    case 3: outer<3, V>(rows, i, column, rest, stride); break;
+    case 2: if constexpr (I > 2) outer<2, V>(rows, i, column, rest, stride); break;
+    case 3: if constexpr (I > 3) outer<3, V>(rows, i, column, rest, stride); break;
     case 4: if constexpr (I > 4) outer<4, V>(rows, i, column, rest, stride); break;
     case 5: if constexpr (I > 5) outer<5, V>(rows, i, column, rest, stride); break;
     case 6: if constexpr (I > 6) outer<6, V>(rows, i, column, rest, stride); break;
@@ -62,15 +62,15 @@ inline void accumulate_outer(const RowList& rows, int cin, float* dw, int stride
   int column = 0;
   for (int left = stride; left > 0;) {
     if (left >= 24 && left != 32) {
-      outer_inputs<4, 3>(rows, cin, column, dw + column, stride);
+      outer_inputs<block_rows(24), 24 / kLanes>(rows, cin, column, dw + column, stride);
       column += 24;
       left -= 24;
     } else if (left >= 16) {
-      outer_inputs<6, 2>(rows, cin, column, dw + column, stride);
+      outer_inputs<block_rows(16), 16 / kLanes>(rows, cin, column, dw + column, stride);
       column += 16;
       left -= 16;
     } else {
-      outer_inputs<8, 1>(rows, cin, column, dw + column, stride);
+      outer_inputs<block_rows(8), 8 / kLanes>(rows, cin, column, dw + column, stride);
       column += 8;
       left -= 8;
     }
@@ -79,7 +79,7 @@ inline void accumulate_outer(const RowList& rows, int cin, float* dw, int stride
 
 void weight_gradient(const float* x, int cin, const TapTable& table, const float* dy, std::int64_t n, int cout, float* dw,
                      Workspace& workspace, const Parallel& parallel) {
-  const int padded = (cout + kLanes - 1) / kLanes * kLanes;
+  const int padded = (cout + 7) / 8 * 8;  // the narrowest panel of accumulate_outer
   const int tile = std::max(1, std::min(kMaxTile, kGradientTile / padded));
   const std::int64_t period = std::max<std::int64_t>(table.period, 1);
   const std::size_t size = static_cast<std::size_t>(table.taps) * cin * padded;

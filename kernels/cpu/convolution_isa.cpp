@@ -1,21 +1,20 @@
 // The convolution kernels, compiled once per instruction set (ZG_ISA is its name).
 //
 // A tile of rows is accumulated in a buffer that stays in the first-level cache. For every tap the rows that have a
-// neighbour are packed into a list, and groups of 4 (6, 8) such rows meet a panel of 24 (16, 8) output channels in
+// neighbour are packed into a list, and groups of such rows meet a panel of 24 (16, 8) output channels in
 // registers, so that each weight that is loaded is used by every row of the group. Missing neighbours cost nothing.
 #include "cpu/convolution_isa.h"
 
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/half_lanes.h"
 #include "cpu/row_list.h"
-#include "cpu/simd.h"
+#include "cpu/tiles.h"
 
 namespace zerograsp {
 namespace {
 
-constexpr int kTileFloats = 12288;  // accumulators of a tile; a wide layer takes fewer rows
-static_assert(4 * kMaxOutputs <= kTileFloats, "the smallest tile must fit");
 constexpr int kDepthBlock = 256;    // input channels per pass of a dense product: a panel's slice stays in cache
 
 // acc[r][column ..) += x[r][offset .. offset + cin) @ w for R rows and V vectors of outputs
@@ -47,14 +46,19 @@ inline void multiply_rows(const float* const* x, int count, int offset, int cin,
   for (; i + R <= count; i += R) multiply<R, V>(x + i, offset, cin, w, acc + i, column);
   switch (count - i) {
     case 1: multiply<1, V>(x + i, offset, cin, w, acc + i, column); break;
-    case 2: multiply<2, V>(x + i, offset, cin, w, acc + i, column); break;
-    case 3: multiply<3, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 2: if constexpr (R > 2) multiply<2, V>(x + i, offset, cin, w, acc + i, column); break;
+    case 3: if constexpr (R > 3) multiply<3, V>(x + i, offset, cin, w, acc + i, column); break;
     case 4: if constexpr (R > 4) multiply<4, V>(x + i, offset, cin, w, acc + i, column); break;
     case 5: if constexpr (R > 5) multiply<5, V>(x + i, offset, cin, w, acc + i, column); break;
     case 6: if constexpr (R > 6) multiply<6, V>(x + i, offset, cin, w, acc + i, column); break;
     case 7: if constexpr (R > 7) multiply<7, V>(x + i, offset, cin, w, acc + i, column); break;
     default: break;
   }
+}
+
+template <int kWidth>
+inline void multiply_panel(const RowList& rows, int first, int cin, const float* w, int column) {
+  multiply_rows<block_rows(kWidth), kWidth / kLanes>(rows.x, rows.count, first, cin, w, rows.acc, column);
 }
 
 // acc += x @ W[tap] for the rows of the list
@@ -66,44 +70,17 @@ inline void accumulate(const RowList& rows, const PackedWeight& w, int tap) {
     int column = 0;
     for (int width : w.panels) {
       const float* slice = panel + static_cast<std::size_t>(first) * width;
-      if (width == 24) multiply_rows<4, 3>(rows.x, rows.count, first, cin, slice, rows.acc, column);
-      else if (width == 16) multiply_rows<6, 2>(rows.x, rows.count, first, cin, slice, rows.acc, column);
-      else multiply_rows<8, 1>(rows.x, rows.count, first, cin, slice, rows.acc, column);
+      if (width == 24) multiply_panel<24>(rows, first, cin, slice, column);
+      else if (width == 16) multiply_panel<16>(rows, first, cin, slice, column);
+      else multiply_panel<8>(rows, first, cin, slice, column);
       column += width;
       panel += static_cast<std::size_t>(w.cin) * width;
     }
   }
 }
 
-inline int tile_rows(int floats_per_row) {
-  return std::max(4, std::min(kMaxTile, kTileFloats / floats_per_row / 4 * 4));
-}
-
 inline void fill_bias(float* acc, int rows, const PackedWeight& w) {
   for (int r = 0; r < rows; ++r) std::memcpy(acc + r * w.cout_padded, w.bias(), sizeof(float) * w.cout_padded);
-}
-
-template <Activation A>
-inline void activate_buffer(float* p, int count) {
-  if constexpr (A == Activation::kNone) return;
-  for (int i = 0; i < count; i += kLanes) store(p + i, activate<A>(load(p + i)));
-}
-
-inline void activate_buffer(float* p, int count, Activation act) {
-  switch (act) {
-    case Activation::kGelu: activate_buffer<Activation::kGelu>(p, count); break;
-    case Activation::kElu: activate_buffer<Activation::kElu>(p, count); break;
-    case Activation::kRelu: activate_buffer<Activation::kRelu>(p, count); break;
-    case Activation::kNone: break;
-  }
-}
-
-inline void copy_out(float* y, const float* acc, int rows, const PackedWeight& w) {
-  if (w.cout == w.cout_padded) {
-    std::memcpy(y, acc, sizeof(float) * rows * w.cout);
-    return;
-  }
-  for (int r = 0; r < rows; ++r) std::memcpy(y + static_cast<std::size_t>(r) * w.cout, acc + r * w.cout_padded, sizeof(float) * w.cout);
 }
 
 // acc (rows, cout_padded) += the convolution of rows [first, first + rows) of the table
@@ -125,15 +102,6 @@ inline void dense_tile(const float* x, int stride, int rows, const PackedWeight&
     list.acc[r] = acc + r * w.cout_padded;
   }
   accumulate(list, w, tap);
-}
-
-template <class F>
-inline void for_tiles(std::int64_t n, int tile, const Parallel& parallel, F&& body) {
-  const std::size_t tiles = static_cast<std::size_t>((n + tile - 1) / tile);
-  parallel_for(parallel, tiles, [&](std::size_t t) {
-    const std::int64_t first = static_cast<std::int64_t>(t) * tile;
-    body(first, static_cast<int>(std::min<std::int64_t>(tile, n - first)));
-  });
 }
 
 void conv(const float* x, const std::int32_t* neighbours, std::int64_t n, const PackedWeight& w, Activation act, float* y,
@@ -274,6 +242,24 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
   });
 }
 
+constexpr std::int64_t kConvertedAtOnce = 32768;  // elements a task converts
+
+void widen_all(const Half* from, float* to, std::int64_t count, const Parallel& parallel) {
+  for_tiles(count, kConvertedAtOnce, parallel, [&](std::int64_t first, int size) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) store(to + first + i, HalfLanes<Vec, IntVec>::load(from + first + i));
+    for (; i < size; ++i) to[first + i] = widen(from[first + i]);
+  });
+}
+
+void narrow_all(const float* from, Half* to, std::int64_t count, const Parallel& parallel) {
+  for_tiles(count, kConvertedAtOnce, parallel, [&](std::int64_t first, int size) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) HalfLanes<Vec, IntVec>::store(to + first + i, load(from + first + i));
+    for (; i < size; ++i) to[first + i] = narrow(from[first + i]);
+  });
+}
+
 }  // namespace
 
 #define ZG_CONCAT_(a, b) a##b
@@ -282,7 +268,8 @@ void grid(const float* x, std::int64_t n, const GridTable& table, const PackedWe
 #define ZG_STRING(a) ZG_STRING_(a)
 
 const ConvolutionKernels& ZG_CONCAT(convolution_kernels_, ZG_ISA)() {
-  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid};
+  static const ConvolutionKernels kernels{ZG_STRING(ZG_ISA), &conv, &downsample, &upsample, &residual, &linear, &mlp, &grid,
+                                          &widen_all, &narrow_all};
   return kernels;
 }
 

@@ -1,6 +1,7 @@
 // The table of kernels that each instruction set provides.
 #pragma once
 #include "core/convolution.h"
+#include "core/half.h"
 
 namespace zerograsp {
 
@@ -13,6 +14,8 @@ struct ConvolutionKernels {
   decltype(&octree_linear) linear;
   decltype(&octree_mlp) mlp;
   decltype(&grid_conv) grid;
+  void (*widen)(const Half* from, float* to, std::int64_t count, const Parallel& parallel);
+  void (*narrow)(const float* from, Half* to, std::int64_t count, const Parallel& parallel);
 };
 
 const ConvolutionKernels& convolution_kernels_baseline();

@@ -9,12 +9,14 @@
 #include <cstring>
 
 #include "core/octree.h"
+#include "cpu/half_lanes.h"
 
 namespace zerograsp {
 
 namespace {
 
 using Vector = float __attribute__((vector_size(16)));
+using IntVector = std::int32_t __attribute__((vector_size(16)));
 
 constexpr std::int64_t kVoxelsPerBlock = 1024, kPointsPerBlock = 8192;
 constexpr int kLanes = 4;   // pixels of a segment
@@ -26,6 +28,15 @@ inline Vector load(const float* from) {
   Vector v;
   std::memcpy(&v, from, sizeof v);
   return v;
+}
+
+inline Vector load(const Half* from) { return HalfLanes<Vector, IntVector>::load(from); }
+
+inline void store(float* to, const float* values, std::int64_t count) {
+  std::memcpy(to, values, static_cast<std::size_t>(count) * sizeof(float));
+}
+inline void store(Half* to, const float* values, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = narrow(values[i]);
 }
 
 // The four vectors' sums.
@@ -126,9 +137,10 @@ std::int64_t VoxelFeatures::plan_voxel(std::int64_t voxel, const Projection& pro
   return segment_count;
 }
 
+template <class Feature, class Out>
 bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std::int32_t* voxel, std::int64_t count,
-                        std::int64_t voxels, int depth, const float* features, std::int64_t channels,
-                        std::int64_t padded_height, std::int64_t padded_width, const Projection& projection, float* out) {
+                        std::int64_t voxels, int depth, const Feature* features, std::int64_t channels,
+                        std::int64_t padded_height, std::int64_t padded_width, const Projection& projection, Out* out) {
   // Points by voxel, in raster order within each.
   reserve(start_, static_cast<std::size_t>(voxels + 2));
   reserve(order_, static_cast<std::size_t>(count));
@@ -171,8 +183,9 @@ bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std
       }
       for (int axis = 0; axis < 3; ++axis) {
         const float mean = sum[axis] / points_here;
-        out[v * row_length + axis] = (mean - std::trunc(mean)) - 0.5f;
+        sum[axis] = (mean - std::trunc(mean)) - 0.5f;
       }
+      store(out + v * row_length, sum, 3);
       if (channels > 0) {
         const std::int64_t planned = plan_voxel(v, projection, padded_width, segments);
         segment_count_[v] = static_cast<std::int32_t>(planned);
@@ -185,7 +198,7 @@ bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std
   parallel_for(parallel, static_cast<std::size_t>(passes) * blocks, [&](std::size_t task) {
     const std::int64_t channel = static_cast<std::int64_t>(task / blocks) * kPlanes;
     const int lanes = static_cast<int>(std::min<std::int64_t>(kPlanes, channels - channel));
-    const float* planes[kPlanes];
+    const Feature* planes[kPlanes];
     for (int c = 0; c < kPlanes; ++c) planes[c] = features + (channel + std::min(c, lanes - 1)) * plane;
     const std::int64_t first = static_cast<std::int64_t>(task % blocks) * kVoxelsPerBlock;
     const Segment* segment = segments_.data() + 2 * static_cast<std::int64_t>(start_[first]);
@@ -201,10 +214,21 @@ bool VoxelFeatures::run(const Parallel& parallel, const float* points, const std
         }
       }
       const Vector mean[2] = {totals(sum[0], sum[1], sum[2], sum[3]), totals(sum[4], sum[5], sum[6], sum[7])};
-      std::memcpy(out + v * row_length + 3 + channel, mean, static_cast<std::size_t>(lanes) * sizeof(float));
+      float values[kPlanes];
+      std::memcpy(values, mean, sizeof values);
+      store(out + v * row_length + 3 + channel, values, lanes);
     }
   });
   return true;
 }
+
+#define ZG_VOXEL_FEATURES(Feature, Out)                                                                               \
+  template bool VoxelFeatures::run(const Parallel&, const float*, const std::int32_t*, std::int64_t, std::int64_t, int, \
+                                   const Feature*, std::int64_t, std::int64_t, std::int64_t, const Projection&, Out*)
+ZG_VOXEL_FEATURES(float, float);
+ZG_VOXEL_FEATURES(float, Half);
+ZG_VOXEL_FEATURES(Half, float);
+ZG_VOXEL_FEATURES(Half, Half);
+#undef ZG_VOXEL_FEATURES
 
 }  // namespace zerograsp

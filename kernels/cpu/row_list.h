@@ -13,11 +13,13 @@ namespace {
 constexpr int kMaxTile = 128;
 
 // Rows of a tile: where each reads its input and where it accumulates.
-struct RowList {
-  const float* x[kMaxTile];
-  float* acc[kMaxTile];
+template <class X, class Sum>
+struct Rows {
+  const X* x[kMaxTile];
+  Sum* acc[kMaxTile];
   int count = 0;
 };
+using RowList = Rows<float, float>;
 
 #ifdef __AVX2__
 // For every mask of 8 lanes the permutation that moves the set lanes to the front, one byte a lane.
@@ -37,8 +39,9 @@ constexpr LeftPack kLeftPack;
 #endif
 
 // Makes `list` the rows of the tile whose neighbour at this tap exists.
-inline void list_rows(const float* x, int stride, const std::int32_t* neighbours, int rows, float* acc, int acc_stride,
-                      RowList& list) {
+template <class X, class Sum>
+inline void list_rows(const X* x, int stride, const std::int32_t* neighbours, int rows, Sum* acc, int acc_stride,
+                      Rows<X, Sum>& list) {
   int count = 0;
 #ifdef __AVX2__
   // Left-packs eight entries, and their row numbers, at a time.

@@ -1,4 +1,5 @@
-// Eight floats at a time, by GCC/Clang vector extensions: one register with AVX2, two with NEON or SSE.
+// As many floats at a time as a register holds, by GCC/Clang vector extensions: eight with AVX2, four with NEON and SSE. (A
+// vector of two registers costs more than it saves: GCC keeps accumulators of that type in memory.)
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -8,9 +9,22 @@
 namespace zerograsp {
 namespace {
 
-typedef float Vec __attribute__((vector_size(32)));
-typedef std::int32_t IntVec __attribute__((vector_size(32)));
-constexpr int kLanes = 8;
+// kAccumulators: registers of a block of sums; with weights and inputs beside them, GCC spills none of 16, or NEON's 32.
+#if defined(__AVX2__)
+constexpr int kLanes = 8, kAccumulators = 12;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kAccumulators = 20;
+#else
+constexpr int kLanes = 4, kAccumulators = 12;
+#endif
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+
+// Rows of a block that is `width` floats wide.
+constexpr int block_rows(int width) {
+  const int rows = kAccumulators / (width / kLanes);
+  return rows < 8 ? rows : 8;
+}
 
 inline Vec load(const float* p) {
   Vec v;
@@ -18,7 +32,7 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-inline Vec splat(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+inline Vec splat(float x) { return x - Vec{}; }  // x - 0 is x, whatever its sign
 inline Vec select(IntVec mask, Vec a, Vec b) { return (Vec)(((IntVec)a & mask) | ((IntVec)b & ~mask)); }
 inline Vec minimum(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }

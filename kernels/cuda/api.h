@@ -29,8 +29,9 @@ extern "C" {
 
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
-// Element types of features; the numbers are those of nvinfer1::DataType. Accumulators and biases are float32 with both.
-enum ZgType { kZgFloat32 = 0, kZgFloat16 = 1 };
+// Element types of features; the numbers are those of nvinfer1::DataType. Biases are float32 with all, accumulators are float32
+// with the first two. Only the functions ..._int8 take kZgInt8.
+enum ZgType { kZgFloat32 = 0, kZgFloat16 = 1, kZgInt8 = 2 };
 
 // The numbers are those of zerograsp::Activation.
 enum ZgActivation { kZgNone = 0, kZgGelu = 1, kZgElu = 2, kZgRelu = 3 };
@@ -43,11 +44,19 @@ enum ZgStatus {
   kZgObjectOutOfRange = 8, // a node's object is none of the objects
   kZgPointOutOfRange = 16, // a point lies outside [-1, 1)^3 or is NaN
   kZgNotFinite = 32,       // a grasp or a point is NaN, infinite or farther away than 10 km
-  kZgPointsExceeded = 64   // more points in the cube than the buffer holds: the first ones were kept
+  kZgPointsExceeded = 64,  // more points than the buffer holds: the first ones were kept
+  kZgVoxelOutOfRange = 128,  // a point's voxel is none of the voxels, or a voxel has no point
+  kZgRowsExceeded = 256,     // more rows of the active grid than the buffers hold
+  kZgKeyOutOfRange = 512,    // a key lies outside the objects' grids
+  kZgSignalNotFinite = 1024, // the network's output at a node of the surface is NaN or infinite
+  kZgScoreNotANumber = 2048  // a grasp that was to be ranked has a score of NaN: it comes last
 };
 
 // What was wrong with the arguments of the last call in this host thread that returned cudaErrorInvalidValue. Host memory.
 ZG_API const char* zg_cuda_error(void);
+
+// What a function's error code means: zg_cuda_error() for cudaErrorInvalidValue, else the CUDA runtime's text. Host memory.
+ZG_API const char* zg_cuda_error_text(int code);
 
 // One English sentence for the lowest bit of a status; "no error" for 0. Host memory.
 ZG_API const char* zg_cuda_describe(int32_t status);
@@ -68,13 +77,79 @@ ZG_API int zg_cuda_points_from_depth(const float* depth, const int32_t* labels, 
                                      int32_t* object_counts, int32_t* object_valid_counts, int32_t* status,
                                      void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
 
+// labels[i] = table[values[i] - low], -1 for a value outside the table (n_count: as everywhere). values: unsigned integers of 1 or
+// 2 bytes, or int32, by `value_bytes`; may be `labels` where that is 4. A mask becomes labels, or labels get new
+// indices: with low = -1 and the table of zg_cuda_keep_objects. Status: kZgLabelOutOfRange.
+ZG_API int zg_cuda_relabel(const void* values, int32_t value_bytes, int64_t n, const int32_t* n_count, int32_t low,
+                           const int32_t* table, int32_t table_size, int32_t* labels, int32_t* status,
+                           struct CUstream_st* stream);
+
+// Which objects go on: those with at least `minimum` of counts (objects). table (objects + 1): new index of label -1, 0, ...,
+// objects - 1, or -1. kept (objects): the old index of every new one, -1 beyond. kept_count (1).
+ZG_API int zg_cuda_keep_objects(const int32_t* counts, int32_t objects, int32_t minimum, int32_t* table, int32_t* kept,
+                                int32_t* kept_count, struct CUstream_st* stream);
+
 // adjacent (objects, objects): 1 where the 5x5-dilated masks of two different objects overlap. Status: kZgLabelOutOfRange.
 ZG_API int zg_cuda_adjacency(const int32_t* labels, int32_t height, int32_t width, int32_t objects, uint8_t* adjacent,
                              int32_t* status, struct CUstream_st* stream);
 
+// padded (padded_height, padded_width, 3): rgb (height, width, 3) with its last column and row repeated to the right and below.
+ZG_API int zg_cuda_pad_image(const uint8_t* rgb, int32_t height, int32_t width, int32_t padded_height, int32_t padded_width,
+                             uint8_t* padded, struct CUstream_st* stream);
+
+// features (voxels, 3 + channels) of `type`: as zerograsp_edge.kernels.voxel_features, the local offset of the mean point, then the
+// mean of the image features sampled at the voxel's points, summed in float32 in the order of the points. image_features
+// (channels, padded_height, padded_width) of `image_type`, null with channels 0; what lies beyond (height, width) counts as absent.
+// points (n, 3) and voxel (n) as zg_cuda_points_from_depth and zg_cuda_build_octree leave them; a voxel of -1 is a lost point.
+// intrinsics (3, 3) K, z_min (1). depth: of the voxels. A voxel without points gets zeros. Status: kZgVoxelOutOfRange.
+ZG_API size_t zg_cuda_voxel_features_workspace(int64_t points, int64_t voxels);
+ZG_API int zg_cuda_voxel_features(int32_t image_type, const void* image_features, int32_t channels, int32_t padded_height,
+                                  int32_t padded_width, const float* points, const int32_t* voxel, int64_t n,
+                                  const int32_t* n_count, int64_t voxels, const int32_t* voxels_count, const float* intrinsics,
+                                  const float* z_min, float half_extent, int32_t height, int32_t width, int32_t depth,
+                                  int32_t type, void* features, int32_t* status, void* workspace, size_t workspace_bytes,
+                                  struct CUstream_st* stream);
+
+// Every stride-th pixel's point (m, camera frame; pixels counted row by row) where the depth is above min_depth and finite, in
+// that order, written to `points` behind its first `*first` rows (null: 0): behind a surface's points, say, whose count `first`
+// is. intrinsics (3, 3) K. plane: null, or four floats in HOST memory: only points with plane[0..2] . point > plane[3] count.
+// max_points: rows of `points`. counts (4) int32, of which the first is the number of rows now, `*first` included. Status:
+// kZgPointsExceeded.
+ZG_API size_t zg_cuda_visible_points_workspace(int32_t height, int32_t width, int32_t stride);
+ZG_API int zg_cuda_visible_points(const float* depth, int32_t height, int32_t width, const float* intrinsics, int32_t stride,
+                                  float min_depth, const float* plane, const int32_t* first, float* points, int64_t max_points,
+                                  int32_t* counts, int32_t* status, void* workspace, size_t workspace_bytes,
+                                  struct CUstream_st* stream);
+
+// ---- nodes ----
+
+// Of nodes from their keys at `depth`; each output may be null. positions (n, 3): centres in the cube's normalised coordinates, -1
+// to 1. centres (n, 3): the same in mm, camera frame; half_extent: half the cube's edge, mm; z_min (1), needed for centres.
+// object (n).
+ZG_API int zg_cuda_node_geometry(const int64_t* keys, int64_t n, const int32_t* n_count, int32_t depth, float half_extent,
+                                 const float* z_min, float* centres, float* positions, int32_t* object,
+                                 struct CUstream_st* stream);
+
+// to (n, row_bytes): rows `rows[i]` of `from` (from_rows, from_stride), both in bytes; row_bytes <= from_stride. Status:
+// kZgRowOutOfRange (such rows get zeros).
+ZG_API int zg_cuda_gather_rows(const void* from, int64_t from_rows, int64_t from_stride, int32_t row_bytes, const int32_t* rows,
+                               int64_t n, const int32_t* n_count, void* to, int32_t* status, struct CUstream_st* stream);
+
+// The full grids of all objects at `depth`, reduced to the rows that differ: as zerograsp_edge.kernels.active_grid. keys (n),
+// nodes with features. rows (objects 8^depth): row of every node. neighbours (27, rows): its rows have the length max_rows or,
+// where `packed` is not 0, the actual number of rows. source (max_rows): index of the row's key, the number of keys if it has none.
+// counts (4) int32: rows, active rows, 0, 0. Status: kZgKeyOutOfRange (such keys are left out), kZgRowsExceeded (the
+// first nodes keep their rows, the others count as empty space).
+ZG_API size_t zg_cuda_active_grid_workspace(int32_t objects, int32_t depth);
+ZG_API int zg_cuda_active_grid(const int64_t* keys, int64_t n, const int32_t* n_count, int32_t objects, int32_t depth,
+                               int32_t radius, int32_t* rows, int32_t* neighbours, int32_t* source, int64_t max_rows,
+                               int32_t packed, int32_t* counts, int32_t* status, void* workspace, size_t workspace_bytes,
+                               struct CUstream_st* stream);
+
 // ---- neighbours and alignment ----
 
-// neighbours (27, 8 splits) from split_neighbours (splits, 27); with `rank` (8 splits), node i becomes rank[i].
+// neighbours (27, 8 splits) from split_neighbours (splits, 27); with `rank` (8 splits), node i becomes rank[i]. An entry that is
+// no rank counts as -1.
 ZG_API int zg_cuda_expand_neighbours(const int32_t* split_neighbours, int64_t splits, const int32_t* splits_count,
                                      const int32_t* rank, int32_t* neighbours, struct CUstream_st* stream);
 
@@ -125,24 +200,26 @@ ZG_API int zg_cuda_build_octree(const float* points, const int32_t* object, int6
 //
 // x, weights, residual, skip and y have elements of `type` (ZgType); biases are float32 and may be null. Weights are as in
 // kernels/README.md, (taps, cin, cout) row-major: nothing is packed. y shares no memory with the inputs, but for `residual` of
-// zg_cuda_grid_conv. Rows that are multiples of 16 bytes are fastest, multiples of 8 next.
+// zg_cuda_grid_conv. Rows that are multiples of 16 bytes are fastest, multiples of 8 next. x has x_rows rows and skip skip_rows;
+// an index that is none of them counts as -1, so that a table of anything reads nothing else: TensorRT times its layers with
+// inputs of its own making.
 
 // y (n, cout) = activation(sum over k of x[neighbours[k, i]] weight[k] + bias); neighbours (taps, n), taps <= 27.
-ZG_API int zg_cuda_octree_conv(int32_t type, const void* x, const int32_t* neighbours, int32_t taps, int64_t n,
+ZG_API int zg_cuda_octree_conv(int32_t type, const void* x, int64_t x_rows, const int32_t* neighbours, int32_t taps, int64_t n,
                                const int32_t* n_count, const void* weight, const float* bias, int32_t cin, int32_t cout,
                                int32_t activation, void* y, struct CUstream_st* stream);
 
 // y (n, cout) = activation(sum over k of x[8 children[i] + k] weight[k] + bias); activation(bias) where children[i] < 0.
-ZG_API int zg_cuda_octree_downsample(int32_t type, const void* x, const int32_t* children, int64_t n,
+ZG_API int zg_cuda_octree_downsample(int32_t type, const void* x, int64_t x_rows, const int32_t* children, int64_t n,
                                      const int32_t* n_count, const void* weight, const float* bias, int32_t cin,
                                      int32_t cout, int32_t activation, void* y, struct CUstream_st* stream);
 
 // y (8 splits, cout): row 8 i + k = activation(x[split_rows[i]] weight[k] + bias) + skip[skip_index[8 i + k]], the last
 // where there is a skip and its index is not -1.
-ZG_API int zg_cuda_octree_upsample(int32_t type, const void* x, const int32_t* split_rows, int64_t splits,
+ZG_API int zg_cuda_octree_upsample(int32_t type, const void* x, int64_t x_rows, const int32_t* split_rows, int64_t splits,
                                    const int32_t* splits_count, const void* weight, const float* bias, int32_t cin,
-                                   int32_t cout, int32_t activation, const void* skip, const int32_t* skip_index, void* y,
-                                   struct CUstream_st* stream);
+                                   int32_t cout, int32_t activation, const void* skip, int64_t skip_rows,
+                                   const int32_t* skip_index, void* y, struct CUstream_st* stream);
 
 // y (n, cout) = activation(x weight + bias); weight (cin, cout).
 ZG_API int zg_cuda_octree_linear(int32_t type, const void* x, int64_t n, const int32_t* n_count, const void* weight,
@@ -169,6 +246,59 @@ ZG_API int zg_cuda_grid_conv(int32_t type, const void* x, int64_t grids, int32_t
                              const float* bias, int32_t cin, int32_t cout, int32_t activation, const void* residual,
                              void* y, struct CUstream_st* stream);
 
+// ---- int8 ----
+//
+// Symmetric: a value is an int8 from -127 to 127 times a scale. An activation has one scale, a float in HOST memory; weights
+// have one for every output channel, weight_scale (cout) in device memory. Weights have the inner dimension last: (cout, taps,
+// cin); (8, cout, cin) for zg_cuda_octree_upsample_int8. Products are summed exactly in int32; then in float32
+//   y = activation(sum x_scale weight_scale + bias),
+// stored as `type` says: float32, float16, or int8: y / y_scale, rounded half to even and held within +-127 (NaN becomes 0).
+// y_scale counts with int8 only. Scales are positive and finite. Twins: ..._int8 in kernels/reference/convolution.py.
+
+// y (n, channels) int8 from x of `type`, float32 or float16.
+ZG_API int zg_cuda_quantize(int32_t type, const void* x, int64_t n, const int32_t* n_count, int32_t channels, float scale,
+                            int8_t* y, struct CUstream_st* stream);
+
+ZG_API int zg_cuda_octree_conv_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* neighbours, int32_t taps,
+                                    int64_t n, const int32_t* n_count, const int8_t* weight, const float* weight_scale,
+                                    const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t type,
+                                    float y_scale, void* y, struct CUstream_st* stream);
+
+ZG_API int zg_cuda_octree_downsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* children,
+                                          int64_t n, const int32_t* n_count, const int8_t* weight, const float* weight_scale,
+                                          const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t type,
+                                          float y_scale, void* y, struct CUstream_st* stream);
+
+// skip: of `skip_type`, with skip_scale where that is int8; added after the activation.
+ZG_API int zg_cuda_octree_upsample_int8(const int8_t* x, float x_scale, int64_t x_rows, const int32_t* split_rows,
+                                        int64_t splits, const int32_t* splits_count, const int8_t* weight, const float* weight_scale,
+                                        const float* bias, int32_t cin, int32_t cout, int32_t activation, int32_t skip_type,
+                                        float skip_scale, const void* skip, int64_t skip_rows, const int32_t* skip_index,
+                                        int32_t type, float y_scale, void* y, struct CUstream_st* stream);
+
+ZG_API int zg_cuda_octree_linear_int8(const int8_t* x, float x_scale, int64_t n, const int32_t* n_count, const int8_t* weight,
+                                      const float* weight_scale, const float* bias, int32_t cin, int32_t cout,
+                                      int32_t activation, int32_t type, float y_scale, void* y, struct CUstream_st* stream);
+
+// y = GELU(x w1 + b1) w2 + b2, with the hidden values int8 of hidden_scale.
+ZG_API size_t zg_cuda_octree_mlp_int8_workspace(int64_t n, int32_t hidden);
+ZG_API int zg_cuda_octree_mlp_int8(const int8_t* x, float x_scale, int64_t n, const int32_t* n_count, const int8_t* w1,
+                                   const float* w1_scale, const float* b1, float hidden_scale, const int8_t* w2,
+                                   const float* w2_scale, const float* b2, int32_t cin, int32_t hidden, int32_t cout,
+                                   int32_t type, float y_scale, void* y, void* workspace, size_t workspace_bytes,
+                                   struct CUstream_st* stream);
+
+// y = ELU(shortcut + GELU(conv(GELU(x wa + ba)) + b3) wb + bb), with both hidden values int8, of first_scale and second_scale;
+// the shortcut is x wc in float32, or x where wc is null.
+ZG_API size_t zg_cuda_octree_residual_int8_workspace(int64_t n, int32_t hidden, int32_t cout);
+ZG_API int zg_cuda_octree_residual_int8(const int8_t* x, float x_scale, const int32_t* neighbours, int32_t taps, int64_t n,
+                                        const int32_t* n_count, const int8_t* wa, const float* wa_scale, const float* ba,
+                                        float first_scale, const int8_t* w3, const float* w3_scale, const float* b3,
+                                        float second_scale, const int8_t* wb, const float* wb_scale, const float* bb,
+                                        const int8_t* wc, const float* wc_scale, int32_t cin, int32_t hidden, int32_t cout,
+                                        int32_t type, float y_scale, void* y, void* workspace, size_t workspace_bytes,
+                                        struct CUstream_st* stream);
+
 // ---- occlusion field ----
 
 // out (nodes, 2, r, r, r) of `type`, 0 or 1: is the sub-voxel hidden by its own object, and by its neighbours? centres
@@ -184,6 +314,26 @@ ZG_API int zg_cuda_occlusion_field(int32_t type, const float* centres, const int
                                    size_t workspace_bytes, struct CUstream_st* stream);
 
 // ---- grasps ----
+
+// Surface points and grasps of the finest depth, as zerograsp_edge.runtime.grasp.decode: row split_rows[i] of keys and of the
+// signal (rows, stride) of `type`, whose 14 channels begin at column first_channel, becomes point i. keys (rows) at `depth`,
+// ascending; half_extent: half the cube's edge, mm; z_min (1). points (n, 3) mm, normals (n, 3), sdf (n) mm, nodes (n, 3) integer
+// coordinates; rotation (n, 3, 3) columns approach, closing, height, translation (n, 3) m, width (n), grasp_depth (n) m, score (n);
+// object (n); first (objects + 1): the object's first point, and the number of points at the end. Status: kZgSignalNotFinite,
+// kZgRowOutOfRange, kZgObjectOutOfRange; with any of them no output is to be used.
+ZG_API int zg_cuda_decode(int32_t type, const void* signal, int64_t rows, int64_t stride, int64_t first_channel,
+                          const int32_t* split_rows, const int64_t* keys, int64_t n, const int32_t* n_count, int32_t objects,
+                          int32_t depth, float half_extent, const float* z_min, float* points, float* normals, float* sdf,
+                          int32_t* nodes, float* rotation, float* translation, float* width, float* grasp_depth, float* score,
+                          int32_t* object, int32_t* first, int32_t* status, struct CUstream_st* stream);
+
+// order (n): rows of the grasps with removed[i] = 0 (`fit` of zg_cuda_refine_grasps serves; null: all), best score first, of equal
+// scores the one that came first. ranked_count (1): how many; use it as `n_count` of zg_cuda_gather_rows and
+// zg_cuda_suppress_grasps. Status: kZgScoreNotANumber.
+ZG_API size_t zg_cuda_rank_grasps_workspace(int64_t n);
+ZG_API int zg_cuda_rank_grasps(const float* score, const uint8_t* removed, int64_t n, const int32_t* n_count, int32_t* order,
+                               int32_t* ranked_count, int32_t* status, void* workspace, size_t workspace_bytes,
+                               struct CUstream_st* stream);
 
 // Contact-constrained width and depth of grasps (m; rotation columns approach, closing, height), points between their fingers,
 // and whether they fit (values of zerograsp::grasp::Status), against points (point_count, 3) in m, in an order that decides

@@ -1,11 +1,9 @@
 // The tile of the implicit matrix product that all octree convolutions are: operands in shared memory, products on tensor
-// cores (half) or in plain float32, accumulators in float32 registers.
+// cores (half, int8) or in plain float32, accumulators in float32 or (of int8) int32 registers.
 //
 // A block of 128 threads computes 128 rows x kColumns outputs. The inner dimension (tap, input channel) is walked in chunks
 // of 64 bytes a row: a (128 rows) is gathered, b (the weight's rows) is contiguous. Rows in shared memory are 16 bytes longer
-// than their data, so that the eight rows of a fragment lie in different banks.
-//
-// A further element type (INT8 with m16n8k32, chunks of 64 elements) is one more Accumulator.
+// than their data, so that the eight rows of a fragment lie in different banks; those of int8 are swizzled to that end.
 #pragma once
 #include "cuda/intrinsics.h"
 
@@ -17,6 +15,7 @@ constexpr int kChunkBytes = 64, kPadBytes = 16, kStages = 2;
 
 template <class T, int kColumns>
 struct Operands {
+  static constexpr bool kByOutput = false;  // b: a row for every inner element
   static constexpr int kDepth = kChunkBytes / sizeof(T);  // inner elements of a chunk
   static constexpr int kRowBytesA = kChunkBytes + kPadBytes;
   static constexpr int kRowBytesB = kColumns * sizeof(T) + kPadBytes;
@@ -25,6 +24,21 @@ struct Operands {
 
   __device__ __forceinline__ unsigned char* at_a(int row, int k) { return a + row * kRowBytesA + k * static_cast<int>(sizeof(T)); }
   __device__ __forceinline__ unsigned char* at_b(int k, int column) { return b + k * kRowBytesB + column * static_cast<int>(sizeof(T)); }
+};
+
+// In int8 a fragment of b has four inner elements of an output in one register. Nothing in shared memory can be transposed by
+// bytes, so the weight comes that way already: b has a row for every output. The 16-byte parts of a row change places
+// with the row's number, which leaves no bank to two rows of a fragment and needs no padding.
+template <int kColumns>
+struct Operands<std::int8_t, kColumns> {
+  static constexpr bool kByOutput = true;
+  static constexpr int kDepth = kChunkBytes;
+  alignas(16) unsigned char a[kTileRows * kChunkBytes];
+  alignas(16) unsigned char b[kColumns * kChunkBytes];
+
+  static __device__ __forceinline__ int offset(int row, int k) { return row * kChunkBytes + (k ^ (row >> 1 & 3) << 4); }
+  __device__ __forceinline__ unsigned char* at_a(int row, int k) { return a + offset(row, k); }
+  __device__ __forceinline__ unsigned char* at_b(int column, int k) { return b + offset(column, k); }
 };
 
 // A thread's share of the tile. A warp's accumulators leave the registers slice by slice: kSliceRows rows each, row r of slice
@@ -78,6 +92,56 @@ struct Accumulator<__half, kColumns> {
       ZG_UNROLL
       for (int e = 0; e < 4; ++e)
         rows[(lane / 4 + e / 2 * 8) * stride + n * 8 + lane % 4 * 2 + e % 2] = c[slice][n][e];
+  }
+};
+
+// Int8 on tensor cores: as half, with 32 inner elements a product.
+template <int kColumns>
+struct Accumulator<std::int8_t, kColumns> {
+  static constexpr int kSlices = 2, kSliceRows = 16;
+  static_assert(kColumns % 16 == 0, "fragments of b are loaded two at a time");
+  std::int32_t c[kSlices][kColumns / 8][4];
+
+  __device__ __forceinline__ void clear() {
+    ZG_UNROLL
+    for (int m = 0; m < kSlices; ++m)
+      ZG_UNROLL
+      for (int n = 0; n < kColumns / 8; ++n)
+        ZG_UNROLL
+        for (int e = 0; e < 4; ++e) c[m][n][e] = 0;
+  }
+
+  __device__ __forceinline__ void multiply(Operands<std::int8_t, kColumns>& tile) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    ZG_UNROLL
+    for (int k = 0; k < Operands<std::int8_t, kColumns>::kDepth; k += 32) {
+      std::uint32_t a[kSlices][4];
+      ZG_UNROLL
+      for (int m = 0; m < kSlices; ++m)
+        load_fragments(a[m], tile.at_a(warp * 32 + m * 16 + lane % 16, k + lane / 16 * 16));
+      ZG_UNROLL
+      for (int n = 0; n < kColumns / 16; ++n) {
+        std::uint32_t b[4];  // of columns 16 n .. + 7 and + 8 .. + 15
+        load_fragments(b, tile.at_b(n * 16 + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 16));
+        ZG_UNROLL
+        for (int m = 0; m < kSlices; ++m) {
+          multiply_16x8x32(c[m][2 * n], a[m], b);
+          multiply_16x8x32(c[m][2 * n + 1], a[m], b + 2);
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ int row_of(int slice, int row) { return threadIdx.x / 32 * 32 + slice * 16 + row; }
+
+  // As float32: exact up to 2^24, beyond rounded half to even.
+  __device__ __forceinline__ void store(int slice, float* rows, int stride) const {
+    const int lane = threadIdx.x % 32;
+    ZG_UNROLL
+    for (int n = 0; n < kColumns / 8; ++n)
+      ZG_UNROLL
+      for (int e = 0; e < 4; ++e)
+        rows[(lane / 4 + e / 2 * 8) * stride + n * 8 + lane % 4 * 2 + e % 2] = static_cast<float>(c[slice][n][e]);
   }
 };
 

@@ -1,13 +1,11 @@
 // One depth of the output octree from predicted occupancy.
 #include "core/octree_neighbours.h"
+#include "cuda/element.h"
 #include "cuda/split.h"
 
 namespace zerograsp {
 namespace cuda {
 namespace {
-
-__device__ __forceinline__ float to_float(float v) { return v; }
-__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
 
 template <class T>
 struct Occupancy {
@@ -67,7 +65,5 @@ int zg_cuda_grow(int32_t type, const void* logits, int64_t row_count, int64_t st
     return split_nodes(decide, Extent{nodes, nodes_count}, keep_one != 0, out, reinterpret_cast<SplitCounts*>(counts), status,
                        static_cast<std::int32_t*>(workspace), stream);
   };
-  if (type == kZgFloat32) return run(float{});
-  if (type == kZgFloat16) return run(__half{});
-  return invalid("type: expected %d (float32) or %d (float16), got %d", kZgFloat32, kZgFloat16, type);
+  return with_float_type("type", type, run);
 }

@@ -19,7 +19,19 @@ __device__ __forceinline__ void multiply_16x8x16(float (&c)[4], const std::uint3
 #endif
 }
 
-// Four 8 x 8 matrices of halves; lane 8 m + r points to row r of matrix m, in shared memory.
+// c (16 x 8, int32) += a (16 x 32) b (32 x 8), both int8.
+__device__ __forceinline__ void multiply_16x8x32(std::int32_t (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t* b) {
+#if defined(ZEROGRASP_CUDA_ON_CPU)
+  cuda_on_cpu::mma(c, a, b);
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// Four 8 x 8 matrices of halves (or 8 x 16 of int8); lane 8 m + r points to row r of matrix m, in shared memory.
 __device__ __forceinline__ void load_fragments(std::uint32_t (&to)[4], const void* row) {
 #if defined(ZEROGRASP_CUDA_ON_CPU)
   cuda_on_cpu::load_matrix(to, row, false);

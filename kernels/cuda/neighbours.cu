@@ -18,7 +18,9 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(const std::int32_t* sp
   const int child = static_cast<int>(node & 7);
   ZG_UNROLL
   for (int tap = 0; tap < kTaps; ++tap) {
-    std::int32_t at = neighbour_node(parents, child, tap);
+    const int cell = neighbour_cell(child, tap);
+    const std::int32_t parent = parents[cell_direction(cell)];
+    std::int32_t at = static_cast<std::uint32_t>(parent) < splits.size() ? cell_node(parent, cell_child(cell)) : -1;
     if (rank != nullptr && at >= 0) at = rank[at];
     neighbours[tap * stride + node] = at;
   }

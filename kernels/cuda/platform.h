@@ -13,6 +13,7 @@
   Type& name = *static_cast<Type*>(cuda_on_cpu::shared_variable(&name##_tag, sizeof(Type)))
 
 #define ZG_UNROLL
+#define ZG_UNROLL_8
 #define ZG_NO_UNROLL
 
 #else
@@ -22,6 +23,7 @@
 
 #define ZG_SHARED(Type, name) __shared__ Type name
 #define ZG_UNROLL _Pragma("unroll")
+#define ZG_UNROLL_8 _Pragma("unroll 8")
 #define ZG_NO_UNROLL _Pragma("unroll 1")
 
 #endif

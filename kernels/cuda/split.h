@@ -89,11 +89,11 @@ __global__ void __launch_bounds__(kRankThreads)
 // block_counts: one int32 for every kNodesPerBlock nodes of the capacity.
 template <class Decide>
 int split_nodes(const Decide& decide, const Extent& nodes, bool keep_one, const SplitOutputs& out, SplitCounts* counts,
-                std::int32_t* status, std::int32_t* block_counts, cudaStream_t stream) {
+                std::int32_t* status, std::int32_t* block_counts, cudaStream_t stream, ZgStatus exceeded = kZgSplitsExceeded) {
   const std::int64_t blocks = blocks_for(nodes.capacity, kNodesPerBlock);
   ZG_TRY(cudaMemsetAsync(counts, 0, sizeof(SplitCounts), stream));
   ZG_TRY(launch(count_splits_kernel<Decide>, blocks, kRankThreads, stream, decide, nodes, block_counts, counts, status));
-  ZG_TRY(sum_splits(block_counts, blocks, nodes, out.max_splits, keep_one, kZgSplitsExceeded, counts, status, stream));
+  ZG_TRY(sum_splits(block_counts, blocks, nodes, out.max_splits, keep_one, exceeded, counts, status, stream));
   return launch(write_splits_kernel<Decide>, blocks, kRankThreads, stream, decide, nodes,
                 static_cast<const std::int32_t*>(block_counts), static_cast<const SplitCounts*>(counts), out);
 }

@@ -1,5 +1,7 @@
 #include "onnxruntime/node.h"
 
+#include <type_traits>
+
 namespace zerograsp::ort {
 namespace {
 
@@ -37,7 +39,7 @@ std::size_t Info::input_count() const {
   return count;
 }
 
-Tensor<const float> Info::constant(std::size_t index, const char* name, std::size_t rank) const {
+const void* Info::initialiser(std::size_t index, const char* name, std::size_t rank, std::vector<std::int64_t>& shape) const {
   int is_constant = 0;
   const Value* value = nullptr;
   Status* status = api_.constant_input(info_, index, &is_constant, &value);
@@ -46,18 +48,33 @@ Tensor<const float> Info::constant(std::size_t index, const char* name, std::siz
     is_constant = 0;
   }
   if (is_constant == 0 || value == nullptr) fail(std::string("input ") + name + " must be an initialiser of the graph");
-  Tensor<const float> t;
-  t.shape = shape_of(api_, value);
-  if (t.shape.size() != rank)
-    fail(std::string("input ") + name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(t.shape));
+  shape = shape_of(api_, value);
+  if (shape.size() != rank)
+    fail(std::string("input ") + name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(shape));
   void* data = nullptr;
   check(api_, api_.tensor_data(value, &data), "read an initialiser");
-  t.data = static_cast<const float*>(data);
+  return data;
+}
+
+template <class T>
+Constant Info::constant(std::size_t index, const char* name, std::size_t rank) const {
+  Constant t;
+  const void* data = initialiser(index, name, rank, t.shape);
+  if constexpr (std::is_same_v<T, float>) {
+    t.data = static_cast<const float*>(data);
+  } else {
+    std::int64_t count = 1;
+    for (std::int64_t n : t.shape) count *= n;
+    t.widened.resize(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) t.widened[static_cast<std::size_t>(i)] = widen(static_cast<const T*>(data)[i]);
+    t.data = t.widened.data();
+  }
   return t;
 }
 
-Tensor<const float> Info::weight(std::size_t index, const char* name, int taps) const {
-  const Tensor<const float> w = constant(index, name, 3);
+template <class T>
+Constant Info::weight(std::size_t index, const char* name, int taps) const {
+  Constant w = constant<T>(index, name, 3);
   const bool fits = taps == 0 ? w.dim(0) > 0 : w.dim(0) == taps;
   if (!fits || w.dim(1) < 1 || w.dim(2) < 1 || w.dim(2) > kMaxOutputs)
     fail(std::string("input ") + name + ": expected (" + (taps == 0 ? "taps" : std::to_string(taps)) + ", cin, cout) with cout up to " +
@@ -65,17 +82,46 @@ Tensor<const float> Info::weight(std::size_t index, const char* name, int taps) 
   return w;
 }
 
-Tensor<const float> Info::bias(std::size_t index, const char* name, std::int64_t cout) const {
-  const Tensor<const float> b = constant(index, name, 1);
+Constant Info::vector(std::size_t index, const char* name, std::int64_t cout) const {
+  Constant b = constant<float>(index, name, 1);
   if (b.dim(0) != cout)
     fail(std::string("input ") + name + ": expected " + std::to_string(cout) + " entries, got " + shape_text(b.shape));
   return b;
 }
 
+template <class T>
 PackedWeight Info::packed(std::size_t index, const char* name, int taps, const char* bias_name) const {
-  const Tensor<const float> w = weight(index, name, taps);
-  const float* b = bias_name == nullptr ? nullptr : bias(index + 1, bias_name, w.dim(2)).data;
+  const Constant w = weight<T>(index, name, taps);
+  const float* b = bias_name == nullptr ? nullptr : vector(index + 1, bias_name, w.dim(2)).data;
   return PackedWeight(w.data, b, static_cast<int>(w.dim(0)), static_cast<int>(w.dim(1)), static_cast<int>(w.dim(2)));
+}
+
+template Constant Info::weight<float>(std::size_t, const char*, int) const;
+template Constant Info::weight<Half>(std::size_t, const char*, int) const;
+template PackedWeight Info::packed<float>(std::size_t, const char*, int, const char*) const;
+template PackedWeight Info::packed<Half>(std::size_t, const char*, int, const char*) const;
+
+PackedInt8 Info::packed_int8(std::size_t index, const char* name, const char* bias_name, float x_scale,
+                             Int8Layout layout) const {
+  std::vector<std::int64_t> shape;
+  const auto* w = static_cast<const std::int8_t*>(initialiser(index, name, 3, shape));
+  const std::int64_t taps = shape[layout.taps_first ? 0 : 1], cout = shape[layout.taps_first ? 1 : 0], cin = shape[2];
+  const std::string order = layout.taps_first ? "(taps, cout, cin)" : "(cout, taps, cin)";
+  if (taps < 1 || (layout.taps != 0 && taps != layout.taps) || cin < 1 || cout < 1 || cout > kMaxOutputs || taps * cin > kMostInt8Terms)
+    fail(std::string("input ") + name + ": expected " + order + (layout.taps == 0 ? "" : " of " + std::to_string(layout.taps) + " taps") +
+         " with cout up to " + std::to_string(kMaxOutputs) + " and taps * cin up to " + std::to_string(kMostInt8Terms) + ", got " +
+         shape_text(shape));
+  const Constant scales = vector(index + 1, (std::string(name) + "_scale").c_str(), cout);
+  Constant b;
+  if (bias_name != nullptr) b = vector(index + 2, bias_name, cout);
+  const int rows = static_cast<int>(layout.as_one_row ? 1 : taps), columns = static_cast<int>(layout.as_one_row ? taps * cin : cin);
+  return PackedInt8(w, scales.data, b.data, rows, columns, static_cast<int>(cout), x_scale, layout.taps_first);
+}
+
+float Info::scale(const char* name) const {
+  const float value = attribute(name, 0.0f);
+  if (!(value > 0.0f && value <= 3.4e38f)) fail(std::string(name) + ": expected a positive, finite scale, got " + std::to_string(value));
+  return value;
 }
 
 std::string Info::attribute(const char* name, const std::string& fallback) const {

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "core/convolution.h"
+#include "core/convolution_int8.h"
+#include "core/half.h"
 #include "onnxruntime/abi.h"
 
 namespace zerograsp::ort {
@@ -26,18 +28,49 @@ struct Tensor {
 
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
+template <class T>
+constexpr ElementType kElement = kFloat;
+template <>
+constexpr ElementType kElement<Half> = kFloat16;
+
+// An initialiser in float32.
+struct Constant {
+  Constant() = default;
+  Constant(Constant&&) = default;  // a moved vector keeps its buffer
+  Constant& operator=(Constant&&) = default;
+
+  const float* data = nullptr;
+  std::vector<std::int64_t> shape;
+  std::vector<float> widened;  // what `data` points at, if the graph has float16
+
+  std::int64_t dim(std::size_t i) const { return shape.at(i); }
+};
+
 // The arguments of one node, while it is created.
 class Info {
  public:
   Info(const Api& api, const KernelInfo* info, const char* node) : api_(api), info_(info), node_(node) {}
 
   std::size_t input_count() const;
-  Tensor<const float> constant(std::size_t index, const char* name, std::size_t rank) const;
-  // (taps, cin, cout), any number of taps if `taps` is 0
-  Tensor<const float> weight(std::size_t index, const char* name, int taps) const;
-  Tensor<const float> bias(std::size_t index, const char* name, std::int64_t cout) const;
+  template <class T>
+  Constant constant(std::size_t index, const char* name, std::size_t rank) const;
+  // (taps, cin, cout) of T, any number of taps if `taps` is 0
+  template <class T>
+  Constant weight(std::size_t index, const char* name, int taps) const;
+  Constant vector(std::size_t index, const char* name, std::int64_t cout) const;
   // A weight and its bias, which is the next input; without a bias if `bias_name` is null.
+  template <class T>
   PackedWeight packed(std::size_t index, const char* name, int taps, const char* bias_name) const;
+  // An int8 weight (cout, taps, cin), the scales of its outputs, which are the next input, and its bias, the one after that;
+  // without a bias if `bias_name` is null. Any number of taps if `taps` is 0. With `as_one_row`, the taps of an output are one
+  // row; with `taps_first`, the weight is (taps, cout, cin). x_scale: of the activations it meets.
+  struct Int8Layout {
+    int taps = 0;
+    bool as_one_row = false, taps_first = false;
+  };
+  PackedInt8 packed_int8(std::size_t index, const char* name, const char* bias_name, float x_scale, Int8Layout layout) const;
+  // A positive, finite attribute without a default.
+  float scale(const char* name) const;
   std::string attribute(const char* name, const std::string& fallback) const;
   std::int64_t attribute(const char* name, std::int64_t fallback) const;
   float attribute(const char* name, float fallback) const;
@@ -45,6 +78,8 @@ class Info {
   [[noreturn]] void fail(const std::string& message) const;
 
  private:
+  const void* initialiser(std::size_t index, const char* name, std::size_t rank, std::vector<std::int64_t>& shape) const;
+
   const Api& api_;
   const KernelInfo* info_;
   const char* node_;
@@ -127,6 +162,78 @@ class ScratchPool {
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<W>> free_;
+};
+
+class FloatBuffer {
+ public:
+  float* floats(std::size_t count) {
+    if (values_.size() < count) values_.resize(count);
+    return values_.data();
+  }
+
+ private:
+  std::vector<float> values_;
+};
+
+// Features of element type T as the float32 that kernels compute with: in place, or widened into scratch memory.
+template <class T>
+class Features;
+
+template <>
+class Features<float> : public Tensor<const float> {
+ public:
+  Features(Context& c, std::size_t index, const char* name, std::size_t rank) : Tensor(c.input<float>(index, name, rank)) {}
+  Features(Context& c, std::size_t index) : Tensor(c.optional<float>(index)) {}
+};
+
+template <>
+class Features<Half> : public Tensor<const float> {
+ public:
+  Features(Context& c, std::size_t index, const char* name, std::size_t rank) { widen_from(c, c.input<Half>(index, name, rank)); }
+  Features(Context& c, std::size_t index) { widen_from(c, c.optional<Half>(index)); }
+
+ private:
+  void widen_from(Context& c, Tensor<const Half> halves) {
+    shape = std::move(halves.shape);
+    if (halves.data == nullptr) return;
+    std::int64_t count = 1;
+    for (std::int64_t n : shape) count *= n;
+    float* to = (*buffer_).floats(static_cast<std::size_t>(count) + 1);  // an empty tensor is there, too
+    widen(halves.data, to, count, c.parallel());
+    data = to;
+  }
+
+  ScratchPool<FloatBuffer>::Lease buffer_;
+};
+
+// What a node computes in float32, and stores as T.
+template <class T>
+class Result;
+
+template <>
+class Result<float> {
+ public:
+  Result(Context& c, std::initializer_list<std::int64_t> shape) : data(c.output<float>(0, shape)) {}
+  void store(Context&) {}
+
+  float* const data;
+};
+
+template <>
+class Result<Half> {
+ public:
+  Result(Context& c, std::initializer_list<std::int64_t> shape) : count_(1), halves_(c.output<Half>(0, shape)) {
+    for (std::int64_t n : shape) count_ *= n;
+    data = (*buffer_).floats(static_cast<std::size_t>(count_));
+  }
+  void store(Context& c) { narrow(data, halves_, count_, c.parallel()); }
+
+  float* data;
+
+ private:
+  ScratchPool<FloatBuffer>::Lease buffer_;
+  std::int64_t count_;
+  Half* halves_;
 };
 
 struct Signature {

@@ -8,7 +8,7 @@ namespace zerograsp::ort {
 class OcclusionField {
  public:
   static const Signature& signature() {
-    static const Signature s{"OcclusionField", {kFloat, kInt32, kFloat, kInt32, kUint8, kFloat}, 6, {kFloat}};
+    static const Signature s{"OcclusionField", {kFloat, kInt32, kFloat, kInt32, kBool, kFloat}, 6, {kFloat}};
     return s;
   }
   explicit OcclusionField(const Info& info)
@@ -19,7 +19,7 @@ class OcclusionField {
     const auto object = c.input<std::int32_t>(1, "object", 1);
     const auto depth = c.input<float>(2, "depth", 2);
     const auto labels = c.input<std::int32_t>(3, "labels", 2);
-    const auto adjacency = c.input<std::uint8_t>(4, "adjacency", 2);
+    const auto adjacency = c.input<std::uint8_t>(4, "adjacency", 2);  // bool: a byte, 0 or 1
     const auto intrinsics = c.input<float>(5, "intrinsics", 2);
     const std::int64_t n = centres.dim(0);
     c.expect(centres.dim(1) == 3, "input centres: expected 3 columns, got " + shape_text(centres.shape));

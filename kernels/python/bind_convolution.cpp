@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/convolution.h"
+#include "core/half.h"
 #include "python/module.h"
 
 namespace zerograsp {
@@ -106,6 +107,12 @@ void bind_convolution(nb::module_& m) {
   m.def("octree_mlp", &mlp, Release());
   m.def("grid_conv", &grid, nb::arg("x"), nb::arg("table"), nb::arg("weight"), nb::arg("activation"),
         nb::arg("residual").none(), nb::arg("out"), nb::arg("threads"), Release());
+  m.def("widen_half", [](RealArray<1> from, Array<float, 1> to, int threads) {
+    widen(static_cast<const Half*>(from.data()), to.data(), static_cast<std::int64_t>(to.shape(0)), openmp(threads));
+  }, Release());
+  m.def("round_to_half", [](Array<const float, 1> from, RealArray<1> to, int threads) {
+    narrow(from.data(), static_cast<Half*>(to.data()), static_cast<std::int64_t>(from.shape(0)), openmp(threads));
+  }, Release());
   m.def("convolution_isa", [] { return convolution_isa(); });
   m.def("set_convolution_isa", [](const std::optional<std::string>& name) { return set_convolution_isa(name ? name->c_str() : nullptr); },
         nb::arg("name").none());

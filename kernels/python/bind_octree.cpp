@@ -64,8 +64,8 @@ void write_growth(OctreeGrowth& self, std::optional<Array<const std::int32_t, 1>
 }
 
 bool voxel_features(VoxelFeatures& self, Array<const float, 2> points, Array<const std::int32_t, 1> voxel,
-                    std::int64_t voxels, int depth, std::optional<Array<const float, 3>> features, Floats intrinsics,
-                    float half_extent, float z_min, std::int64_t height, std::int64_t width, Array<float, 2> out,
+                    std::int64_t voxels, int depth, std::optional<RealArray<3>> features, Floats intrinsics,
+                    float half_extent, float z_min, std::int64_t height, std::int64_t width, RealArray<2> out,
                     int threads) {
   Projection projection;
   std::copy_n(intrinsics.data(), 9, projection.intrinsics);
@@ -74,8 +74,16 @@ bool voxel_features(VoxelFeatures& self, Array<const float, 2> points, Array<con
   projection.height = height;
   projection.width = width;
   const auto extent = [&](int axis) { return features ? static_cast<std::int64_t>(features->shape(axis)) : 0; };
-  return self.run(openmp(threads), points.data(), voxel.data(), static_cast<std::int64_t>(voxel.shape(0)), voxels, depth,
-                  data_or_null(features), extent(0), extent(1), extent(2), projection, out.data());
+  const auto run = [&](const auto* map, auto* to) {
+    return self.run(openmp(threads), points.data(), voxel.data(), static_cast<std::int64_t>(voxel.shape(0)), voxels, depth,
+                    map, extent(0), extent(1), extent(2), projection, to);
+  };
+  const auto run_to = [&](auto* to) {
+    if (!features) return run(static_cast<const float*>(nullptr), to);
+    if (is_half(*features)) return run(static_cast<const Half*>(features->data()), to);
+    return run(static_cast<const float*>(features->data()), to);
+  };
+  return is_half(out) ? run_to(static_cast<Half*>(out.data())) : run_to(static_cast<float*>(out.data()));
 }
 
 }  // namespace

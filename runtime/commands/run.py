@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -56,8 +56,10 @@ class Run:
     crop: tuple[int, int, int, int] | None = None
     """Keep rows TOP to BOTTOM and columns LEFT to RIGHT (ends exclusive) of the pictures; the camera file is for the
     pictures before cropping."""
+    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """What runs the stages; auto: TensorRT where it can be used."""
     threads: int = 0
-    """Threads of the CPU executor; 0 takes all cores."""
+    """CPU threads; 0 takes all cores."""
     mesh: bool = True
     """Also write mesh.glb (needs the extra `mesh`)."""
     repeat: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -78,7 +80,7 @@ class Run:
             self.segment, max_objects=bundle.limits.max_objects, threads=self.threads
         ) as segmenter:
             with console.status(f"loading {self.bundle}"):
-                pipeline = Pipeline(bundle, threads=self.threads, segmenter=segmenter)
+                pipeline = Pipeline(bundle, self.backend, threads=self.threads, segmenter=segmenter)
             self._run(pipeline, frames, console)
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -14,8 +15,10 @@ class Verify:
 
     bundle: tyro.conf.Positional[Path]
     """The bundle to verify."""
+    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """What runs the stages; auto: TensorRT where it can be used."""
     threads: int = 0
-    """Threads of the CPU executor; 0 takes all cores."""
+    """CPU threads; 0 takes all cores."""
     json: Path | None = None
     """Also write the figures to this file."""
 
@@ -32,7 +35,10 @@ class Verify:
         console = Console()
         bundle = load_bundle(self.bundle)
         with console.status("running the reference frame"):
-            report = verify(Pipeline(bundle, threads=self.threads))
+            pipeline = Pipeline(bundle, self.backend, threads=self.threads)
+            report = verify(pipeline)
+        if pipeline.fallback is not None:
+            console.print(f"on the CPU: {pipeline.fallback}", highlight=False)
         table = Table(title=f"{self.bundle} on {report.backend}", title_justify="left")
         for column in ("tensor", "max error / max", "cosine", "tolerance", "verdict"):
             table.add_column(column, justify="left" if column == "tensor" else "right")

@@ -120,11 +120,15 @@ class Support:
 
     def beyond(self, points: np.ndarray, world_from_camera: np.ndarray | None = None) -> np.ndarray:
         """(n,) bool: (n, 3) points, m, in the camera's frame, that are more than `thickness` above the plane."""
+        along, level = self.level(world_from_camera)
+        return points @ along > level
+
+    def level(self, world_from_camera: np.ndarray | None = None) -> tuple[np.ndarray, np.float32]:
+        """In the camera's frame: (3,) float32 away from the support, and how far along it, m, `thickness` ends."""
         world = np.eye(4) if world_from_camera is None else np.asarray(world_from_camera, np.float64)
         normal = _unit("support.normal", self.normal)
         along = (world[:3, :3].T @ normal).astype(np.float32)
-        level = self.offset + self.thickness - float(normal @ world[:3, 3])
-        return points @ along > np.float32(level)
+        return along, np.float32(self.offset + self.thickness - float(normal @ world[:3, 3]))
 
     def allows(self, grasps: Grasps, hand: Hand, sweep: float = 0.0) -> np.ndarray:
         """(G,) bool."""

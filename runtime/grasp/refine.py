@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from zerograsp_edge import kernels
-from zerograsp_edge.kernels.hand import Fit
+from zerograsp_edge.kernels.hand import Fit, RefinedGrasps
 from zerograsp_edge.runtime.grasp.antipodal import AntipodalConfig, complete
 from zerograsp_edge.runtime.grasp.constraints import ApproachCone, Support, Workspace
 from zerograsp_edge.runtime.grasp.gripper import ZEROGRASP, Gripper
@@ -164,6 +164,7 @@ def refine_grasps(
     world_from_camera: np.ndarray | None = None,
     workspace: kernels.Workspace | None = None,
     threads: int = 0,
+    refined: RefinedGrasps | None = None,
 ) -> tuple[Grasps, Refinement]:
     """Refines grasps against a scene and keeps those that can be executed.
 
@@ -177,6 +178,7 @@ def refine_grasps(
         world_from_camera: (4, 4) rigid, m; the frame of workspace, cone and support. None: the camera's frame is.
         workspace: scratch memory to reuse.
         threads: CPU threads; 0 takes all.
+        refined: what `kernels.refine_grasps` finds about every grasp, where that is known; points are not used then.
 
     Returns:
         The grasps that are left, best first, with refined width and depth; and how many each reason removed.
@@ -203,36 +205,39 @@ def refine_grasps(
         remove("approach cone", ~config.approach.allows(world))
 
     rows = np.flatnonzero(verdict == _KEPT)
-    candidates = grasps if len(rows) == len(grasps) else grasps[rows]
-    fitted = kernels.refine_grasps(
-        *(np.ascontiguousarray(getattr(candidates, name), np.float32)
-          for name in ("rotation", "translation", "width", "depth")),
-        np.ascontiguousarray(points, np.float32), hand, workspace=workspace, threads=threads,
-    )  # fmt: skip
+    if refined is None:
+        candidates = grasps if len(rows) == len(grasps) else grasps[rows]
+        fitted = kernels.refine_grasps(
+            *(np.ascontiguousarray(getattr(candidates, name), np.float32)
+              for name in ("rotation", "translation", "width", "depth")),
+            np.ascontiguousarray(points, np.float32), hand, workspace=workspace, threads=threads,
+        )  # fmt: skip
+    else:
+        fitted = RefinedGrasps(*(getattr(refined, name)[rows] for name in RefinedGrasps.__dataclass_fields__))
     reason_of_fit = np.full(len(Fit), _KEPT, np.uint8)
     for fit, reason in _REASON_OF_FIT.items():
         reason_of_fit[fit] = REASONS.index(reason)
     verdict[rows] = reason_of_fit[fitted.fit]
 
     rows = rows[fitted.fit == Fit.FITS]
-    refined = replace(
+    constrained = replace(
         grasps[rows], width=fitted.width[fitted.fit == Fit.FITS], depth=fitted.depth[fitted.fit == Fit.FITS]
     )
     if config.support is not None:
-        in_world = replace(world[rows], width=refined.width, depth=refined.depth)
+        in_world = replace(world[rows], width=constrained.width, depth=constrained.depth)
         allowed = config.support.allows(in_world, hand, sweep or 0.0)
         verdict[rows[~allowed]] = REASONS.index("support")
-        rows, refined = rows[allowed], refined[allowed]
+        rows, constrained = rows[allowed], constrained[allowed]
 
-    order = non_maximum_suppression(refined, config.nms_distance, config.nms_angle, workspace=workspace)
+    order = non_maximum_suppression(constrained, config.nms_distance, config.nms_angle, workspace=workspace)
     dropped = np.ones(len(rows), bool)
     dropped[order] = False
     verdict[rows[dropped]] = REASONS.index("nms")
     if config.max_per_object is not None:
-        beyond = _place_in_object(refined.object_id[order]) >= config.max_per_object
+        beyond = _place_in_object(constrained.object_id[order]) >= config.max_per_object
         verdict[rows[order[beyond]]] = REASONS.index("per-object limit")
         order = order[~beyond]
-    return refined[order], _count(verdict, grasps.object_id)
+    return constrained[order], _count(verdict, grasps.object_id)
 
 
 def refine_objects(
@@ -243,12 +248,14 @@ def refine_objects(
     world_from_camera: np.ndarray | None = None,
     workspace: kernels.Workspace | None = None,
     threads: int = 0,
+    refined: RefinedGrasps | None = None,
 ) -> tuple[tuple[ObjectReconstruction, ...], Refinement]:
     """The objects of a frame with their refined grasps, each against the whole scene; see `refine_grasps`.
 
     Args:
         objects: of one frame.
         visible: (n, 3) m, camera frame, what the camera sees: `visible_points`.
+        refined: see `refine_grasps`; of the objects' grasps in their order, without `antipodal`.
     """
     config = RefineConfig() if config is None else config
     if config.support is not None and config.support.thickness > 0:
@@ -264,7 +271,7 @@ def refine_objects(
         every = complete(objects, points, hand, up, floor, antipodal, threads)
     kept, refinement = refine_grasps(
         every, points, config,
-        world_from_camera=world_from_camera, workspace=workspace, threads=threads,
+        world_from_camera=world_from_camera, workspace=workspace, threads=threads, refined=refined,
     )  # fmt: skip
     for item in objects:  # an object without grasps is reported as well
         refinement.removed_by_object.setdefault(item.object_id, dict.fromkeys(REASONS, 0))

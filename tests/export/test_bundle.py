@@ -19,7 +19,7 @@ from zerograsp_edge.export.bundle import write_bundle  # noqa: E402
 from zerograsp_edge.export.checkpoint import save_network  # noqa: E402
 from zerograsp_edge.export.network import NetworkConfig, ZeroGrasp, prepare_frame  # noqa: E402
 from zerograsp_edge.export.random_weights import random_network  # noqa: E402
-from zerograsp_edge.runtime.bundle import BundleError, Limits, load_bundle, sha256  # noqa: E402
+from zerograsp_edge.runtime.bundle import VERSION, BundleError, Limits, load_bundle, sha256  # noqa: E402
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera  # noqa: E402
 from zerograsp_edge.runtime.cli import main  # noqa: E402
 from zerograsp_edge.runtime.frame import Frame  # noqa: E402
@@ -73,7 +73,7 @@ def test_manifest(network: ZeroGrasp, frame: Frame, tmp_path: Path) -> None:
     )
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["format"] == "zerograsp-edge bundle"
-    assert (manifest["version"], manifest["custom_op_version"], manifest["trained"]) == (1, 1, False)
+    assert (manifest["version"], manifest["custom_op_version"], manifest["trained"]) == (VERSION, 1, False)
     assert NetworkConfig.from_dict(manifest["network"]) == TINY
     assert manifest["limits"] == LIMITS.to_dict()
     assert manifest["normalisation"] == {

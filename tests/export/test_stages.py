@@ -184,7 +184,7 @@ def assert_equal_outputs(outputs: dict[str, np.ndarray], expected: dict[str, Any
 def test_every_stage_computes_what_pytorch_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = expected_outputs(run)
     outputs: dict[str, np.ndarray] = {}
-    network = run.pipeline._network
+    network = run.pipeline.perception._network
     monkeypatch.setattr(network, "_executor", FromPyTorch(network._executor, run.config, expected))
     forced = {d: split.numpy() for d, split in run.prediction.split.items()}
     run.pipeline.run(run.frame, forced_splits=forced, taps=outputs)

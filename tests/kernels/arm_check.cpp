@@ -2,6 +2,8 @@
 //
 // The convolution kernels, which are written with vector types, are compared with plain loops. Octrees and the occlusion
 // field are decisions on float32: they must come out the same on every machine, so their hashes are printed.
+// The other kernels (points, growth, features, grasps, segmentation) and the ONNX Runtime nodes run as Arm code where
+// arm_environment.py has made an Arm Python for their own tests.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -11,6 +13,8 @@
 #include <vector>
 
 #include "core/convolution.h"
+#include "core/convolution_int8.h"
+#include "core/half.h"
 #include "core/occlusion.h"
 #include "core/octree.h"
 #include "core/training.h"
@@ -335,6 +339,60 @@ void hash_occlusion(const Parallel& parallel) {
   hash.print("occlusion", flags.size());
 }
 
+// Integers are summed exactly, and scales are powers of two: the same everywhere.
+void hash_int8(const Parallel& parallel) {
+  const int n = 400, cin = 21, cout = 33;
+  std::vector<std::int8_t> weight(std::size_t(cout) * 27 * cin);
+  for (auto& w : weight) w = static_cast<std::int8_t>(rng.below(255) - 127);
+  const Floats scale(cout, 1.0f / 1024), bias(cout, 0.5f), x = rng.floats(std::size_t(n) * cin, 3);
+  const Ints neighbours = rng.table(std::size_t(27) * n, n, 60);
+  const PackedInt8 packed(weight.data(), scale.data(), bias.data(), 27, cin, cout, 1.0f / 64);
+  Int8Workspace workspace;
+  Floats y(std::size_t(n) * cout), plain(y.size(), 0.5f);
+  octree_conv_int8(x.data(), n, neighbours.data(), n, packed, Activation::kNone, y.data(), workspace, parallel);
+  for (int r = 0; r < n; ++r)
+    for (int k = 0; k < 27; ++k) {
+      const std::int32_t j = neighbours[std::size_t(k) * n + r];
+      for (int o = 0; j >= 0 && o < cout; ++o) {
+        std::int32_t sum = 0;
+        for (int i = 0; i < cin; ++i) {
+          const float q = std::nearbyint(std::min(std::max(x[std::size_t(j) * cin + i] * 64, -127.0f), 127.0f));
+          sum += static_cast<std::int32_t>(q) * weight[(std::size_t(o) * 27 + k) * cin + i];
+        }
+        plain[std::size_t(r) * cout + o] += static_cast<float>(sum) / 65536;
+      }
+    }
+  for (std::size_t i = 0; i < y.size(); ++i) failures += y[i] != plain[i];
+  Hash hash;
+  hash.add(y);
+  hash.print("int8", y.size());
+}
+
+// Every half, and floats around the middle of two.
+void hash_half(const Parallel& parallel) {
+  std::vector<Half> halves(65536), back;
+  for (int i = 0; i < 65536; ++i) halves[i].bits = static_cast<std::uint16_t>(i);
+  halves.erase(std::remove_if(halves.begin(), halves.end(), [](Half h) { return (h.bits & 0x7fff) > 0x7c00; }), halves.end());
+  Floats wide(halves.size());
+  widen(halves.data(), wide.data(), static_cast<std::int64_t>(wide.size()), parallel);
+  Floats plain;
+  for (Half h : halves) plain.push_back(widen(h));
+  for (std::size_t i = 0; i < wide.size(); ++i) failures += std::memcmp(&wide[i], [&] { static float f; f = widen(halves[i]); return &f; }(), 4) != 0;
+  for (std::size_t i = 0; i + 1 < halves.size(); i += 3) wide.push_back(0.5f * (wide[i] + wide[i + 1]));
+  for (float f : rng.floats(5000, 70000)) wide.push_back(f);
+  back.resize(wide.size());
+  narrow(wide.data(), back.data(), static_cast<std::int64_t>(wide.size()), parallel);
+  Floats rounded;
+  for (std::size_t i = 0; i < back.size(); ++i) {
+    if (std::isnan(wide[i])) continue;
+    failures += back[i].bits != narrow(wide[i]).bits;
+    rounded.push_back(static_cast<float>(back[i].bits));
+  }
+  Hash hash;
+  hash.add(rounded);
+  hash.print("half", rounded.size());
+}
+
 }  // namespace
 
 int main() {
@@ -361,6 +419,8 @@ int main() {
   const Parallel parallel = openmp(2);
   hash_octree(parallel);
   hash_occlusion(parallel);
+  hash_int8(parallel);
+  hash_half(parallel);
   std::printf(failures == 0 ? "all right\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -285,7 +285,7 @@ def occlusion_scene(seed: int, nodes: int) -> Arrays:
         "object": rng.integers(0, 3, nodes).astype(np.int32),
         "depth": depth,
         "labels": labels,
-        "adjacency": np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.uint8),
+        "adjacency": np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool),
         "intrinsics": np.array([[40, 0, 20], [0, 42, 16], [0, 0, 1]], np.float32),
     }
 
@@ -296,7 +296,7 @@ def occlusion_graph(edge: float = 80.0, resolution: int = 4) -> Graph:
 
 
 def occlusion_expected(scene: Arrays, edge: float, resolution: int) -> NDArray[np.float32]:
-    arguments = dict(scene)
+    arguments = {**scene, "adjacency": scene["adjacency"].astype(np.uint8)}
     return occlusion_field(
         object_index=arguments.pop("object"), edge=edge, resolution=resolution, **arguments
     )
@@ -553,7 +553,7 @@ def test_neighbour_inputs_of_wrong_shape(changed: Arrays, message: str) -> None:
         ({"centres": zeros(3, 2)}, "input centres: expected 3 columns, got (3, 2)"),
         ({"object": rows(2)}, "input object: expected 3 entries, got (2)"),
         ({"labels": rows(3, 3)}, "input labels: expected the depth image's shape (32, 40), got (3, 3)"),
-        ({"adjacency": np.zeros((3, 2), np.uint8)}, "input adjacency: expected a square, got (3, 2)"),
+        ({"adjacency": np.zeros((3, 2), bool)}, "input adjacency: expected a square, got (3, 2)"),
         ({"intrinsics": zeros(3, 4)}, "input intrinsics: expected (3, 3), got (3, 4)"),
         ({"object": np.full(3, 7, np.int32)}, "input object: expected 0 to the number of objects - 1"),
         (

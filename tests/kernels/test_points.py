@@ -137,6 +137,26 @@ def test_voxel_features_equal_twin(
     np.testing.assert_allclose(one, expected, atol=5e-5)
 
 
+@pytest.mark.parametrize("image_type", [np.float32, np.float16])
+@pytest.mark.parametrize("out_type", [np.float32, np.float16])
+@pytest.mark.parametrize("channels", [0, 3, 32])
+def test_voxel_features_in_half_precision(image_type: type, out_type: type, channels: int) -> None:
+    """A half is exact in float32; the result is rounded once."""
+    cloud, voxel, num_voxels = feature_case(5, 3000, 0.3)
+    image = np.random.default_rng(1).standard_normal((channels, 41, 67)).astype(image_type)
+    size = (41, 64)
+    wide = points.voxel_features(
+        cloud, voxel, num_voxels, image.astype(np.float32) if channels else None, K, 80.0, size
+    )
+    out = np.full((num_voxels + 2, 3 + channels), 7, out_type)
+    got = points.voxel_features(cloud, voxel, num_voxels, image if channels else None, K, 80.0, size, out=out)
+    np.testing.assert_array_equal(got, wide.astype(out_type))
+    np.testing.assert_array_equal(out[num_voxels:], 7)
+    with pytest.raises(ValueError, match="voxels: expected a C-contiguous float32 array"):
+        wrong = np.empty(out.shape, np.float64)
+        points.voxel_features(cloud, voxel, num_voxels, None, K, 80.0, size, out=wrong)
+
+
 def test_voxel_features_are_grid_sample() -> None:
     torch = pytest.importorskip("torch")
     cloud, voxel, num_voxels = feature_case(3, 3000, 0.3)

@@ -151,6 +151,19 @@ def test_more_nodes_than_the_limit(
             Pipeline(load_bundle(bundle_copy), threads=2)(frame)
 
 
+def test_more_tokens_than_the_limit(
+    bundle_copy: Path, edit_manifest: EditManifest, frame: Frame, pipeline: Pipeline, same_result: SameResult
+) -> None:
+    taps: dict[str, np.ndarray] = {}
+    pipeline.run(frame, taps=taps)
+    needed = len(taps["input_keys_3"])
+    edit_manifest(bundle_copy, lambda m: m["limits"].update(max_tokens=needed))
+    same_result(Pipeline(load_bundle(bundle_copy), threads=2)(frame), pipeline(frame))
+    edit_manifest(bundle_copy, lambda m: m["limits"].update(max_tokens=needed - 8))
+    with pytest.raises(LimitError, match=rf"limit max_tokens = {needed - 8}: .*{needed} needed.*--max-tokens"):
+        Pipeline(load_bundle(bundle_copy), threads=2)(frame)
+
+
 # Objects that cannot be reconstructed
 
 
@@ -376,7 +389,7 @@ def test_link_that_leaves_the_bundle(bundle_copy: Path) -> None:
             rf"bundle version {VERSION + 1}, this runtime knows up to {VERSION}: upgrade",
         ),
         ("custom_op_version", CUSTOM_OP_VERSION + 1, r"custom-op version .*upgrade it \(pip install -U"),
-        ("version", VERSION - 1, "outdated bundle version 0, expected 1: export the bundle again"),
+        ("version", VERSION - 1, f"outdated bundle version {VERSION - 1}, expected {VERSION}: export the bundle again"),
         ("custom_op_version", CUSTOM_OP_VERSION - 1, "outdated custom-op version 0"),
         ("version", "1", "expected an integer version, got '1'"),
         ("version", None, "expected an integer version, got None"),
@@ -460,7 +473,7 @@ def test_nan_weights(bundle_copy: Path, edit_manifest: EditManifest, frame: Fram
 
 def test_pipeline_options(tiny_path: Path) -> None:
     bundle = load_bundle(tiny_path)
-    with pytest.raises(BundleError, match="backend: expected one of auto, onnxruntime, got 'cuda'"):
+    with pytest.raises(BundleError, match="backend: expected one of auto, onnxruntime, tensorrt, got 'cuda'"):
         Pipeline(bundle, backend="cuda")
     with pytest.raises(ValueError, match="latent: expected 'mean' or 'sample', got 'median'"):
         Pipeline(bundle, latent="median")

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from zerograsp_edge.runtime import doctor
+from zerograsp_edge.kernels import tensorrt_plugins
+from zerograsp_edge.kernels.tensorrt_plugins import PluginBuildError
+from zerograsp_edge.runtime import doctor, plugin_library
 from zerograsp_edge.runtime.doctor import Check, diagnose, exit_code, print_report
 
 
@@ -43,7 +45,7 @@ def test_looks_at_everything_without_importing_torch() -> None:
     assert ("torch" in sys.modules) == loaded
     for check in checks.values():
         assert check.detail
-        assert check.fix or check.status == "ok" or check.name in ("GPU", "tensorrt", "pycuda", "memory")
+        assert check.fix or check.status == "ok" or check.name in ("GPU", "tensorrt", "pycuda", "memory", "devices")
 
 
 def test_missing_extra_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +109,42 @@ def test_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = by_name(diagnose(tmp_path))
     assert checks["GPU"].status == "ok" and checks["GPU"].detail == answer
     assert checks["memory"].status == "warn"  # no /proc under this root: unknown, not an exception
+
+
+def test_what_engines_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, every part that building and running engines takes is named with its command."""
+    fake_jetson(tmp_path)
+    monkeypatch.setattr(doctor, "_output", lambda command: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tensorrt_plugins, "installed_library", lambda: None)
+    monkeypatch.setattr(doctor, "_present", lambda module: False)
+
+    def absent() -> Path:
+        raise PluginBuildError("nvcc is missing: install the CUDA toolkit")
+
+    monkeypatch.setattr(tensorrt_plugins, "find_nvcc", absent)
+    monkeypatch.setenv("TENSORRT_INCLUDE_DIR", str(tmp_path))
+    checks = by_name(diagnose(tmp_path))
+    for name, fix in {
+        "tensorrt": "sudo apt-get install nvidia-jetpack",
+        "pycuda": "pip install 'zerograsp-edge[jetson]'",
+        "nvcc": "install the CUDA toolkit",
+        "TensorRT headers": "expected a folder with NvInferRuntime.h",
+        "plugin library": "zerograsp-edge build BUNDLE",
+    }.items():
+        assert checks[name].status == "missing" and fix in checks[name].fix
+    # Everything is there.
+    monkeypatch.setattr(doctor, "_present", lambda module: True)
+    monkeypatch.setattr(tensorrt_plugins, "find_nvcc", lambda: Path("/usr/local/cuda/bin/nvcc"))
+    (tmp_path / "NvInferRuntime.h").touch()
+    numbers = (f"#define NV_TENSORRT_{name} {n}" for name, n in (("MAJOR", 10), ("MINOR", 3), ("PATCH", 0)))
+    (tmp_path / "NvInferVersion.h").write_text("\n".join(numbers))
+    monkeypatch.setattr(plugin_library, "libraries", lambda: [tmp_path / "libzerograsp_trt.so"])
+    checks = by_name(diagnose(tmp_path))
+    assert checks["nvcc"].detail == "/usr/local/cuda/bin/nvcc"
+    assert checks["TensorRT headers"].detail == "10.3.0"
+    assert checks["plugin library"].detail == str(tmp_path / "libzerograsp_trt.so")
+    assert all(checks[name].status == "ok" for name in ("tensorrt", "pycuda", "plugin library", "nvcc"))
 
 
 def test_program_that_fails_gives_no_answer() -> None:

@@ -22,6 +22,7 @@ Golden = dict[str, np.ndarray]
 
 DEPTHS = range(4, 10)
 TOLERANCE = 1e-4  # of a tensor's largest magnitude
+HALF_TOLERANCE, HALF_IOU = 1e-2, 0.95  # of a float16 bundle
 NEAR_TIE = 1e-3  # nodes whose recorded logits lie closer may flip
 TOP, BOTTOM = 14, 526  # rows of frame 007 that the published code saw
 # A grasp's rotation is built from normalised predictions; where those are short its error grows.
@@ -234,3 +235,32 @@ def test_forcing_what_is_predicted_anyway_changes_nothing(
     if len(runs.free.grasps) != len(runs.forced.grasps):
         pytest.skip("a near-tie has flipped on this machine")
     same_result(runs.free, runs.forced)
+
+
+def test_half_precision_changes_little(
+    golden: Golden, golden_input: Frame, published_bundle: Path, runs: GoldenRun, tmp_path: Path
+) -> None:
+    """The published network in float16: every tensor with the recorded splits, and the octree that it predicts itself.
+
+    Random weights decide most nodes by little: a trained network's octrees agree better.
+    """
+    from zerograsp_edge.export.convert import convert
+
+    pipeline = Pipeline(convert(load_bundle(published_bundle), tmp_path / "half.zgb"), threads=2)
+    forced: dict[str, np.ndarray] = {}
+    free: dict[str, np.ndarray] = {}
+    pipeline.run(golden_input, forced_splits={d: recorded_split(golden, d) for d in DEPTHS}, taps=forced)
+    pipeline.run(golden_input, taps=free)
+    report = []
+    for name, array in forced.items():
+        if "/" in name and name != "octree_encoder/latent_log_variance":
+            single = runs.forced_taps[name]
+            error = np.abs(array - single).max() / np.abs(single).max()
+            report.append(f"{name} {error:.1e}")
+            assert error <= HALF_TOLERANCE, (name, error)
+    for d in DEPTHS:
+        a, b = free[f"keys_{d}"], runs.free_taps[f"keys_{d}"]
+        common = len(np.intersect1d(a, b, assume_unique=True))
+        report.append(f"IoU at depth {d} {common / (len(a) + len(b) - common):.4f}")
+        assert common / (len(a) + len(b) - common) >= HALF_IOU, d
+    print("; ".join(report))

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ def _run(command: Sequence[str]) -> None:
 
 
 @cache
-def _headers() -> bytes:
-    folders = (CUDA, KERNELS / "core", HERE)
+def _headers(*more: Path) -> bytes:
+    folders = (CUDA, KERNELS / "core", HERE, *more)
     return b"".join(path.read_bytes() for folder in folders for path in sorted(folder.glob("*.h")))
 
 
-def _compiled(source: bytes, name: str, flags: Sequence[str]) -> Path:
+def _compiled(source: bytes, name: str, flags: Sequence[str], *headers: Path) -> Path:
     """The object of a source; compiled once per content."""
-    key = hashlib.sha256(b"\0".join([source, _headers(), " ".join(flags).encode()])).hexdigest()[:16]
+    key = hashlib.sha256(b"\0".join([source, _headers(*headers), " ".join(flags).encode()])).hexdigest()[:16]
     path = CACHE / f"{name}-{key}.o"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -61,14 +61,27 @@ def _compiled(source: bytes, name: str, flags: Sequence[str]) -> Path:
     return path
 
 
-def build(sources: dict[str, bytes], defines: Sequence[str] = ()) -> Path:
-    """A shared library of sources (name -> text) and the stand-in's control functions."""
+def build(
+    sources: dict[str, bytes],
+    defines: Sequence[str] = (),
+    overlays: Mapping[str, Path] | None = None,
+    host: Mapping[str, bytes] | None = None,
+    host_flags: Sequence[str] = (),
+) -> Path:
+    """A shared library of sources (name -> text) and the stand-in's control functions.
+
+    overlays: by source, a folder whose headers come before those of kernels/.
+    host: sources that are plain C++ and hold no kernels; they alone are compiled with host_flags.
+    """
     if shutil.which(COMPILER) is None:
         pytest.skip(f"{COMPILER} is missing: apt-get install g++")
-    flags = [*FLAGS, "-DZEROGRASP_CUDA_ON_CPU", f"-I{KERNELS}", f"-I{HERE}", *defines]
+    flags = [f"-I{KERNELS}", f"-I{HERE}", *FLAGS, "-DZEROGRASP_CUDA_ON_CPU", *defines]
     flags += SANITIZERS if SANITIZED else []
     sources = {**sources, "control": (HERE / "control.cpp").read_bytes()}
-    objects = [_compiled(text, name, flags) for name, text in sources.items()]
+    first = {name: [f"-I{folder}"] for name, folder in (overlays or {}).items()}
+    objects = [_compiled(text, name, [*first.get(name, []), *flags]) for name, text in sources.items()]
+    for name, text in (host or {}).items():
+        objects.append(_compiled(text, name, [*flags, *host_flags], KERNELS / "tensorrt"))
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     library = CACHE / f"library-{key}.so"
     if not library.exists():
@@ -162,12 +175,21 @@ def _loaded(path: Path) -> Library:
     return Library(path)
 
 
-def planted(name: str, old: str, new: str) -> Library:
-    """The library with one source changed: `old`, which must occur once, replaced by `new`."""
+def planted(name: str, old: str, new: str, header: str | None = None) -> Library:
+    """The library with one source changed: `old`, which must occur once, replaced by `new`.
+
+    header: change this header in place of the source's own text, for that source alone.
+    """
     changed = sources()
-    text = changed[name].decode()
-    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {name}.cu"
-    return Library(build({**changed, name: text.replace(old, new).encode()}))
+    text = changed[name].decode() if header is None else (CUDA / f"{header}.h").read_text()
+    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {header or name}"
+    text = text.replace(old, new)
+    if header is None:
+        return Library(build({**changed, name: text.encode()}))
+    folder = CACHE / f"planted-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    (folder / "cuda").mkdir(parents=True, exist_ok=True)
+    (folder / "cuda" / f"{header}.h").write_text(text)
+    return Library(build(changed, overlays={name: folder}))
 
 
 def count_of(n: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 // with -DZEROGRASP_CUDA_ON_CPU and this folder on the include path.
 //
 // One fiber per CUDA thread. Blocks run one after the other; within a block, threads run one at a time from one
-// synchronisation to the next. A seed shuffles the order of blocks and of threads, so that code which relies on an order
-// gives different results. Checked on the way, each ending the launch with an error that names the place:
+// synchronisation to the next. A seed shuffles the order of blocks and of threads, and holds back one warp of most blocks
+// for as long as others can go on, so that code which relies on an order or a pace gives different results. Checked on
+// the way, each ending the launch with an error that names the place:
 //
 //   __syncthreads   every thread of the block arrives, at the same source line, and none has exited
 //   warp intrinsics every thread that the mask names arrives, at the same line, with the same mask that names itself;
@@ -313,11 +314,13 @@ inline bool finish_collective(Machine& m, unsigned first_of_warp, Thread& leader
   return true;
 }
 
-inline bool release_warps(Machine& m) {
+// `held`: a warp that waits until no other can go on.
+inline bool release_warps(Machine& m, unsigned held) {
   bool any = false;
-  for (Thread& t : m.threads)
-    if (t.state == State::kWarpCollective && m.fault.empty())
-      any |= finish_collective(m, t.linear / kWarp * kWarp, t);
+  for (const bool its_turn : {false, true})
+    for (Thread& t : m.threads)
+      if (t.state == State::kWarpCollective && m.fault.empty() && (t.linear / kWarp == held) == its_turn && !(its_turn && any))
+        any |= finish_collective(m, t.linear / kWarp * kWarp, t);
   return any;
 }
 
@@ -349,6 +352,8 @@ inline void run_block(Machine& m, std::vector<unsigned>& order, std::mt19937& ra
     t.state = State::kReady, t.copies.clear(), t.open_group = 0;
   }
   m.reduction = 0;
+  const unsigned warps_of_block = (static_cast<unsigned>(m.threads.size()) + kWarp - 1) / kWarp;
+  const unsigned held = m.seed ? random() % (warps_of_block + 1) : warps_of_block;  // the last: none
   for (bool done = false; !done && m.fault.empty();) {
     if (m.seed) std::shuffle(order.begin(), order.end(), random);
     for (unsigned i : order)
@@ -357,7 +362,7 @@ inline void run_block(Machine& m, std::vector<unsigned>& order, std::mt19937& ra
     done = true;
     for (const Thread& t : m.threads) done &= t.state == State::kDone;
     if (done) break;
-    const bool warps = release_warps(m);
+    const bool warps = release_warps(m, held);
     if (m.fault.empty() && !warps && !release_block(m) && m.fault.empty()) {
       const auto stuck = std::find_if(m.threads.begin(), m.threads.end(), [](const Thread& t) { return t.state != State::kDone; });
       report("deadlock: %s", describe(*stuck).c_str());
@@ -515,6 +520,36 @@ inline void mma_of_warp(void** all) {
   }
 }
 
+// mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: c (16 x 8) += a (16 x 32) b (32 x 8), wrapping as the hardware does
+struct MmaInt8 {
+  const std::uint32_t *a, *b;
+  std::int32_t* c;
+};
+
+inline int int8_of(const std::uint32_t* registers, int element) {
+  return static_cast<std::int8_t>(registers[element / 4] >> (element % 4 * 8));
+}
+
+inline void mma_int8_of_warp(void** all) {
+  int a[16][32], b[32][8];
+  for (int i = 0; i < 32; ++i) {
+    const auto* lane = static_cast<const MmaInt8*>(all[i]);
+    const int group = i / 4, within = i % 4;
+    for (int e = 0; e < 16; ++e)
+      a[group + (e / 4 % 2) * 8][within * 4 + e % 4 + (e / 8) * 16] = int8_of(lane->a, e);
+    for (int e = 0; e < 8; ++e) b[within * 4 + e % 4 + (e / 4) * 16][group] = int8_of(lane->b, e);
+  }
+  for (int i = 0; i < 32; ++i) {
+    const auto* lane = static_cast<const MmaInt8*>(all[i]);
+    for (int e = 0; e < 4; ++e) {
+      const int row = i / 4 + e / 2 * 8, column = i % 4 * 2 + e % 2;
+      std::uint32_t sum = static_cast<std::uint32_t>(lane->c[e]);
+      for (int k = 0; k < 32; ++k) sum += static_cast<std::uint32_t>(a[row][k] * b[k][column]);
+      lane->c[e] = static_cast<std::int32_t>(sum);
+    }
+  }
+}
+
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16: lane 8 m + r gives the address of row r of matrix m
 struct LoadMatrix {
   std::uint32_t* to;
@@ -540,6 +575,11 @@ inline void load_matrix_of_warp(void** all) {
 inline void mma(float* c, const std::uint32_t* a, const std::uint32_t* b, int line = __builtin_LINE()) {
   Mma argument{a, b, c};
   collective(0xffffffffu, argument, mma_of_warp, "mma", line);
+}
+
+inline void mma(std::int32_t* c, const std::uint32_t* a, const std::uint32_t* b, int line = __builtin_LINE()) {
+  MmaInt8 argument{a, b, c};
+  collective(0xffffffffu, argument, mma_int8_of_warp, "mma", line);
 }
 
 inline void load_matrix(std::uint32_t* to, const void* row, bool transposed, int line = __builtin_LINE()) {

@@ -40,6 +40,16 @@ void halves_apart(int* y) {  // two groups of a warp, each with a mask of its ow
     y[threadIdx.x] = __shfl_down_sync(mask, static_cast<int>(threadIdx.x), 1, 16);
 }
 
+void one_pace(const int* x, int* y) {  // the second warp relies on the first having gone as far
+  SHARED(Tile, tile);
+  const int t = threadIdx.x;
+  int v = x[t];
+  v = __shfl_xor_sync(0xffffffffu, v, 1);
+  if (t < 32) tile.value[t] = v;
+  for (int i = 0; i < 4; ++i) v = __shfl_xor_sync(0xffffffffu, v, 1);
+  y[t] = t < 32 ? 0 : tile.value[t - 32];
+}
+
 void async(const int* x, int* y, bool wait) {
   SHARED(Tile, tile);
   const int t = threadIdx.x;
@@ -104,6 +114,7 @@ extern "C" __attribute__((visibility("default"))) int run_shim_kernel(const char
   if (is("missing barrier")) return launch(3, 128, [&] { reverse(x, y, false); });
   if (is("poison")) return launch(4, 1, [&] { read_poison(y); });
   if (is("warps")) return launch(1, 64, [&] { sum_warps(x, y); });
+  if (is("one pace")) return launch(6, 64, [&] { one_pace(x, y + 64 * blockIdx.x); });
   if (is("halves")) return launch(1, 64, [&] { halves_apart(y); });
   if (is("async")) return launch(1, 32, [&] { async(x, y, true); });
   if (is("async without wait")) return launch(1, 32, [&] { async(x, y, false); });

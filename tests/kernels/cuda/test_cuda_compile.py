@@ -30,8 +30,8 @@ def test_orin_kernels_compile_and_fit() -> None:
     # Less hides too little of a gather's latency.
     assert min(k.blocks * k.threads for k in hot) >= 12 * 32
     for k in hot:
-        if k.tensor_core is not None and k.name.startswith("convolution_kernel<__half"):
-            assert k.tensor_core > 0
+        multiplies = k.name.startswith(("convolution_kernel<__half", "convolution_kernel<signed char"))
+        assert k.tensor_core is None or not multiplies or k.tensor_core > 0
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def conv(
     taps, n = rows.shape
     y = empty(kind, n + (spare or 0), weight.shape[2])
     cuda.octree_conv(
-        kind, x, padded(rows, spare), taps, len(y), None if spare is None else count_of(n), weight, bias,
+        kind, x, len(x), padded(rows, spare), taps, len(y), None if spare is None else count_of(n), weight, bias,
         *weight.shape[1:], ACTIVATIONS[act], y,
     )  # fmt: skip
     return y
@@ -113,7 +113,7 @@ def test_downsample(
     x, weight = cast(kind, features(rng, 8 * split, cin), weight)
     y = empty(kind, nodes + (spare or 0), cout)
     cuda.octree_downsample(
-        kind, x, padded(children, spare), len(y), None if spare is None else count_of(nodes), weight, bias, cin,
+        kind, x, len(x), padded(children, spare), len(y), None if spare is None else count_of(nodes), weight, bias, cin,
         cout, ACTIVATIONS[act], y,
     )  # fmt: skip
     compare(kind, y, twin.octree_downsample(x, children, weight, bias, act))
@@ -136,8 +136,9 @@ def test_upsample(
     x, weight, skip = cast(kind, features(rng, rows, cin), weight, skip)
     y = empty(kind, 8 * (split + (spare or 0)), cout)
     cuda.octree_upsample(
-        kind, x, padded(split_rows, spare), len(y) // 8, None if spare is None else count_of(split), weight, bias,
-        cin, cout, ACTIVATIONS[act], skip, None if skip_index is None else padded(skip_index, 8 * (spare or 0)), y,
+        kind, x, len(x), padded(split_rows, spare), len(y) // 8, None if spare is None else count_of(split), weight,
+        bias, cin, cout, ACTIVATIONS[act], skip, skips or 0,
+        None if skip_index is None else padded(skip_index, 8 * (spare or 0)), y,
     )  # fmt: skip
     compare(kind, y, twin.octree_upsample(x, split_rows, weight, bias, act, skip, skip_index))
 
@@ -237,7 +238,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_found(fault: str) -> None:
     """A barrier or a wait left out changes the result in some order of threads, or ends the launch."""
-    rng, broken = np.random.default_rng(6), planted("convolution", *FAULTS[fault])
+    rng, broken = np.random.default_rng(6), planted("convolution", *FAULTS[fault], "convolution_kernel")
     neighbours, (weight, bias) = table(rng, 27, 200, 200, 0.5), weights(rng, 27, 24, 40)
     for kind in TYPES:
         x, typed = cast(kind, features(rng, 200, 24), weight)
@@ -251,19 +252,49 @@ def test_planted_faults_are_found(fault: str) -> None:
     pytest.fail("the fault was not found")
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_index_that_is_no_row_counts_as_none(kind: int) -> None:
+    """TensorRT times its layers with tables of anything: nothing outside the features may be read."""
+    rng, cuda = np.random.default_rng(12), library()
+    n, cin, cout = 140, 16, 20
+
+    def anything(*shape: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """A table of indices that are rows or not, and the same with -1 for those that are not."""
+        wild = rng.integers(-(2**31), 2**31, shape).astype(np.int32)
+        wild = np.where(rng.random(shape) < 0.5, rng.integers(0, rows, shape), wild).astype(np.int32)
+        wild.reshape(-1)[:2] = rows, rows - 1
+        return wild, np.where((wild >= 0) & (wild < rows), wild, -1).astype(np.int32)
+
+    weight, bias = weights(rng, 27, cin, cout)
+    x, skip, weight = cast(kind, features(rng, n, cin), features(rng, n, cout), weight)
+    wild, tame = anything(27, n, rows=n)
+    compare(kind, conv(cuda, kind, x, wild, weight, bias, "none"), twin.octree_conv(x, tame, weight, bias, "none"))
+
+    eight = np.ascontiguousarray(weight[:8])
+    (wild, tame), y = anything(n, rows=n // 8), empty(kind, n, cout)
+    cuda.octree_downsample(kind, x, n, wild, n, None, eight, bias, cin, cout, 0, y)
+    compare(kind, y, twin.octree_downsample(x, tame, eight, bias, "none"))
+
+    (rows, tame_rows), (index, tame_index), y = anything(n, rows=n), anything(8 * n, rows=n), empty(kind, 8 * n, cout)
+    cuda.octree_upsample(kind, x, n, rows, n, None, eight, bias, cin, cout, 0, skip, n, index, y)
+    zero = np.concatenate([x, np.zeros((1, cin), x.dtype)])  # row -1
+    compare(kind, y, twin.octree_upsample(zero, tame_rows, eight, bias, "none", skip, tame_index))
+
+
 def test_launchers_name_the_argument() -> None:
     cuda = library()
     x, rows, y = np.zeros((4, 8), np.float32), np.zeros((27, 4), np.int32), np.zeros((4, 8), np.float32)
-    good: list[Any] = [0, x, rows, 27, 4, None, np.zeros((27, 8, 8), np.float32), None, 8, 8, 0, y]
+    good: list[Any] = [0, x, 4, rows, 27, 4, None, np.zeros((27, 8, 8), np.float32), None, 8, 8, 0, y]
     cuda.octree_conv(*good)
     for position, value, text in [
         (0, 7, r"type: expected 0 \(float32\) or 1 \(float16\), got 7"),
-        (2, None, "neighbours, children or split_rows: expected device memory"),
-        (3, 28, "taps: expected 1 to 27, got 28"),
-        (4, -1, "rows: expected 0 to"),
-        (6, None, "weight: expected device memory"),
-        (8, 0, "cin: expected 1 to 65536, got 0"),
-        (10, 9, "activation: expected 0 to 3, got 9"),
+        (2, -1, "x_rows: expected 0 to 2147483647, got -1"),
+        (3, None, "neighbours, children or split_rows: expected device memory"),
+        (4, 28, "taps: expected 1 to 27, got 28"),
+        (5, -1, "rows: expected 0 to"),
+        (7, None, "weight: expected device memory"),
+        (9, 0, "cin: expected 1 to 65536, got 0"),
+        (11, 9, "activation: expected 0 to 3, got 9"),
     ]:
         with pytest.raises(CudaError, match=text):
             cuda.octree_conv(*good[:position], value, *good[position + 1 :])

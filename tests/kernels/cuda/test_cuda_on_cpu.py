@@ -51,6 +51,17 @@ def test_warps(shim: ctypes.CDLL, seed: int) -> None:
     np.testing.assert_array_equal(y[:64], np.reshape(expected, -1))
 
 
+def test_a_warp_that_is_left_behind_shows(shim: ctypes.CDLL) -> None:
+    """Ascending, all warps keep one pace, and a barrier that is missing between them may not be seen."""
+    expected = np.tile(np.append(np.zeros(32), X[np.arange(32) ^ 1]), 6)
+    results = []
+    for seed in SEEDS:
+        code, y = run(shim, "one pace", seed)
+        assert code == 0
+        results.append(np.array_equal(y, expected))
+    assert results[0] and not all(results[1:])
+
+
 def test_shared_memory_is_poisoned_for_every_block(shim: ctypes.CDLL) -> None:
     code, y = run(shim, "poison")
     assert code == 0

@@ -17,7 +17,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is missing: apt-get install g++"),
 ]
 
-TESTS = ("on_cpu", "points", "octree", "convolution", "occlusion", "grasp")
+TESTS = (
+    "on_cpu", "points", "frame", "octree", "nodes", "convolution", "convolution_int8", "occlusion", "grasp", "decode",
+)  # fmt: skip
 
 
 def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +37,8 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_kernel_leaves_its_buffers_or_the_language() -> None:
-    files = (str(HERE / f"test_cuda_{name}.py") for name in TESTS)
+    files = [str(HERE / f"test_cuda_{name}.py") for name in TESTS]
+    files.append(str(HERE.parent / "tensorrt" / "test_plugins_on_cpu.py"))
     done = run_sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
