@@ -102,7 +102,7 @@ def write_bundle(
             "normalisation": {"mean": MEAN.tolist(), "std": STD.tolist(), "in_graph": True},
             "latent": "mean",
             "stages": stages,
-            "provenance": {**_versions(), **(provenance or {})},
+            "provenance": {**versions(), **(provenance or {})},
         }
         write_manifest(folder, manifest)
     return load_bundle(path, check=False)
@@ -119,7 +119,7 @@ def _reference_frame(limits: Limits) -> Frame:
     return SimulatedCamera(seed=7, num_objects=min(4, limits.max_objects), width=width, height=height).read()
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
     try:
         version = metadata.version("zerograsp-edge")
     except metadata.PackageNotFoundError:

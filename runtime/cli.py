@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "record": ("zerograsp_edge.runtime.commands.record", "Record"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "export-sam2": ("zerograsp_edge.export.sam2.command", "ExportSam2"),
     "build": ("zerograsp_edge.export.build_command", "Build"),
     "convert": ("zerograsp_edge.calibration.convert_command", "Convert"),
     "train": ("zerograsp_edge.export.training.command", "Train"),

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 LEAN = ("kernels", "runtime")
 EXPORT_ONLY = {
-    "torch", "torchvision", "ocnn", "segmentation_models_pytorch", "safetensors", "onnx", "onnxscript",
+    "torch", "torchvision", "ocnn", "segmentation_models_pytorch", "safetensors", "onnx", "onnxscript", "sam2", "hydra",
 }  # fmt: skip
 CUDA_MODULE = ROOT / "runtime" / "device.py"
 
