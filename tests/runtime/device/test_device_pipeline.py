@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Gpu
-from gpu_double import add_engines
+from gpu_double import Gpu, add_engines
 
 from zerograsp_edge.runtime.bundle import Bundle, load_bundle
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
@@ -205,9 +204,9 @@ def test_memory_shared_with_the_cpu_is_read_in_place(
 
 
 def test_half_precision(gpu: Gpu, tiny_path: Path, tmp_path: Path, frame: Frame, other_frame: Frame) -> None:
-    from zerograsp_edge.export.convert import convert_to_half
+    from zerograsp_edge.export.convert import convert
 
-    bundle = add_engines(convert_to_half(load_bundle(tiny_path), tmp_path / "half.zgb"))
+    bundle = add_engines(convert(load_bundle(tiny_path), tmp_path / "half.zgb"))
     assert bundle.stages["octree_encoder"].dtypes["tokens"] == "float16"
     device, cpu = (Pipeline(bundle, backend=backend, threads=2) for backend in ("tensorrt", "onnxruntime"))
     for item in (frame, other_frame, frame):
