@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
@@ -196,9 +197,14 @@ class Stream:
             driver.cuStreamBeginCapture_v2(self.handle, _CAPTURE_THREAD_LOCAL), "a capture could not begin"
         )
         graph = ctypes.c_void_p()
+        # A collection could free device memory that somebody has dropped, which a capture does not allow either.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             enqueue()
         finally:
+            if collecting:
+                gc.enable()
             # Also after an error: the stream must not stay in capture.
             result = driver.cuStreamEndCapture(self.handle, ctypes.byref(graph))
         _check(

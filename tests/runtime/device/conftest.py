@@ -6,14 +6,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cuda_library import library
 from driver_double import CACHE, DriverDouble, build
-from gpu_double import DeferredLaunchers, add_engines
+from gpu_double import DeferredLaunchers, Gpu, add_engines
 from pycuda_double import make_modules
 from tensorrt_double import make_module
 
@@ -58,15 +56,6 @@ def driver(loaded_double: DriverDouble, monkeypatch: pytest.MonkeyPatch) -> Iter
 def cuda_on_cpu() -> Path:
     """The CUDA kernels, compiled for the CPU."""
     return Path(library()._library._name)
-
-
-@dataclass
-class Gpu:
-    """What the doubles have seen."""
-
-    driver: DriverDouble
-    tensorrt: Any
-    launchers: DeferredLaunchers
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ class DeferredLaunchers(launchers.Launchers):
             assert self._driver.enqueue(stream, run) == 0
 
         return launch
+
+
+@dataclass
+class Gpu:
+    """What the doubles have seen."""
+
+    driver: DriverDouble
+    tensorrt: Any
+    launchers: DeferredLaunchers
 
 
 def profile(bundle: Bundle, stage: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from threading import Thread
 from types import ModuleType
@@ -118,6 +119,30 @@ def test_graphs(driver: DriverDouble) -> None:
         stream.synchronize()
         assert len(calls) == 3 and host.bytes.tolist() == [5, 5, 1, 1]
         graph.destroy()
+
+
+def test_garbage_is_not_collected_during_a_capture(driver: DriverDouble) -> None:
+    """Dropped device memory in a reference cycle would be freed at any moment."""
+
+    class Owner:
+        pass
+
+    with Device() as device:
+        stream = device.stream()
+        owner = Owner()
+        owner.memory, owner.itself = device.allocate(64, "nobody"), owner  # type: ignore[attr-defined]
+        del owner
+
+        def enqueue() -> None:
+            kept = [[] for _ in range(5000)]  # enough for a collection, if there were any
+            assert len(kept) == 5000 and not gc.isenabled()
+
+        stream.capture(enqueue).destroy()
+        assert gc.isenabled()
+        with pytest.raises(ZeroDivisionError):
+            stream.capture(lambda: 1 // 0 and None)
+        assert gc.isenabled()
+        gc.collect()
 
 
 @pytest.mark.parametrize("forbidden", ["allocate", "wait"])

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Gpu
-from gpu_double import add_engines
+from gpu_double import Gpu, add_engines
 
 from zerograsp_edge.runtime.bundle import Bundle, load_bundle
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera

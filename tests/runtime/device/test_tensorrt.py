@@ -12,8 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import Gpu
-from gpu_double import add_engines, profile
+from gpu_double import Gpu, add_engines, profile
 from tensorrt_double import VERSION, make_module, make_plan
 
 from zerograsp_edge.runtime.backends import tensorrt as executor_module
