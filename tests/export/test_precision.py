@@ -26,8 +26,10 @@ from zerograsp_edge.export.precision import (  # noqa: E402
     uncast_weights,
     value_types,
 )
+from zerograsp_edge.runtime.backends.onnxruntime import OnnxRuntimeExecutor  # noqa: E402
 from zerograsp_edge.runtime.bundle import MANIFEST, Bundle, BundleError, load_bundle, seal  # noqa: E402
 from zerograsp_edge.runtime.models import EDGE_MODEL  # noqa: E402
+from zerograsp_edge.runtime.network import Network  # noqa: E402
 from zerograsp_edge.runtime.pipeline import Pipeline  # noqa: E402
 from zerograsp_edge.runtime.verify import verify  # noqa: E402
 
@@ -68,7 +70,7 @@ def test_what_passes_between_stages_is_half_and_what_decides_is_not(half: Bundle
                 assert dtype == "float32", (name, tensor)
             if passed_on(name, tensor) is not None:
                 assert dtype == "float16", (name, tensor)
-    network = Pipeline(half, threads=1)._network
+    network = Network(half, OnnxRuntimeExecutor(half, 1))
     assert network._tokens.dtype == network._features.dtype == network._voxels.dtype == np.float16
     assert (
         {b.dtype for b in network._skips.values()}
