@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from zerograsp_edge.export.convert import convert
 from zerograsp_edge.export.engine_profile import Sizes, stage_ranges, tensor_shapes, typical_sizes
 from zerograsp_edge.export.network import NetworkConfig, prepare_frame
 from zerograsp_edge.export.precision import uncast_weights
-from zerograsp_edge.export.quantise import STANDARD, Int8Stage, activations, quantisable
+from zerograsp_edge.export.quantise import Int8Stage, activations, quantisable
 from zerograsp_edge.export.random_weights import random_network
 from zerograsp_edge.runtime.bundle import Bundle, Limits, load_bundle
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
@@ -112,21 +113,54 @@ def test_the_published_network(rtx: Rtx, tmp_path: Path) -> None:
     check_built(rtx, half.path, sizes, "fp16")
 
 
-def test_the_edge_model_in_int8(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
-    """Standard layers between Q and DQ, as `convert` writes them; ranges do not matter to TensorRT."""
+def all_int8(source: Bundle, path: Path) -> Bundle:
+    """Every layer in int8 that can be, without calibration: what ranges are does not matter to TensorRT."""
     import onnx
 
-    source = load_bundle(edge_copy)
-    model = onnx.load(str(source.stage_path("octree_encoder")))
-    uncast_weights(model)
-    operators = {node.name: node.op_type for node in model.graph.node}
-    names = tuple(name for name in quantisable(model, "octree_encoder") if operators[name] in STANDARD)
-    assert len(names) > 10
-    largest = {value: 8.0 for values in activations(model, names).values() for value in values}
-    bundle = convert(source, tmp_path / "int8.zgb", int8={"octree_encoder": Int8Stage(names, largest)})
-    assert bundle.stages["octree_encoder"].precision == "int8"
-    built = rtx("build", bundle=str(bundle.path), typical=edge_sizes, stages=["octree_encoder"])["built"]
-    assert built["octree_encoder"]["bytes"] > 1000
+    chosen = {}
+    for name in source.stages:
+        model = onnx.load(str(source.stage_path(name)))
+        uncast_weights(model)
+        layers = tuple(quantisable(model, name))
+        largest = {value: 8.0 for values in activations(model, layers).values() for value in values}
+        chosen[name] = Int8Stage(layers, largest)
+    return convert(source, path, int8=chosen)
+
+
+def int8_nodes(bundle: Bundle) -> Counter[str]:
+    """How many of each int8 node of the domain there are, and `biases` that are quantised."""
+    import onnx
+
+    found: Counter[str] = Counter()
+    for name in bundle.stages:
+        graph = onnx.load(str(bundle.stage_path(name))).graph
+        int32 = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.INT32}
+        for node in graph.node:
+            if node.domain == "zerograsp" and node.op_type.endswith("Int8"):
+                found[node.op_type] += 1
+            found["biases"] += node.op_type == "DequantizeLinear" and node.input[0] in int32
+    return found
+
+
+INT8_NODES = {"OctreeConvInt8", "OctreeDownsampleInt8", "OctreeUpsampleInt8", "OctreeResidualInt8"}
+
+
+def check_built_in_int8(rtx: Rtx, bundle: Bundle, sizes: Sizes, **options: Any) -> None:
+    """All stages; TensorRT refuses quantised biases, so there must be none."""
+    nodes = int8_nodes(bundle)
+    assert nodes.pop("biases") == 0 and set(nodes) <= INT8_NODES and sum(nodes.values()) > 4
+    answer = rtx("build", bundle=str(bundle.path), typical=sizes, stages=[], **options)
+    assert list(answer["built"]) == list(bundle.stages)
+    loaded = load_bundle(bundle.path)
+    for name, built in answer["built"].items():
+        key = EngineKey(answer["version"], (8, 6), bundle.stages[name].precision)
+        assert find_engine(loaded, name, key).stat().st_size == built["bytes"] > 1000
+    assert {stage.precision for stage in bundle.stages.values()} == {"int8"}
+
+
+def test_the_edge_model_in_int8(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
+    """Standard layers between Q and DQ, int8 nodes whose weights are int8 constants."""
+    check_built_in_int8(rtx, all_int8(load_bundle(edge_copy), tmp_path / "int8.zgb"), edge_sizes)
 
 
 def test_int8(rtx: Rtx, tmp_path: Path) -> None:
