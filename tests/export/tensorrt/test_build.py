@@ -58,61 +58,6 @@ def small_bundle(path: Path, config: NetworkConfig, limits: Limits = LIMITS) -> 
     return write_bundle(random_network(config, inputs), path, trained=False, limits=limits, reference=frame)
 
 
-def test_the_edge_model(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes) -> None:
-    answer = check_built(rtx, edge_copy, edge_sizes, "fp32")
-    # TensorRT tells how far it is.
-    starts, finishes = (
-        [step.split(" ", 1)[1] for step in answer["progress"] if step.startswith(kind)]
-        for kind in ("start", "finish")
-    )
-    assert sorted(starts) == sorted(finishes) and len(starts) > 7
-    assert any(step.startswith("step ") for step in answer["progress"])
-    # What is there is not built again, unless asked for.
-    again = rtx("build", bundle=str(edge_copy), typical=edge_sizes, stages=[])
-    assert set(again["built"].values()) == {None}
-    again = rtx("build", bundle=str(edge_copy), typical=edge_sizes, stages=["decoder_3"], rebuild=True)
-    assert list(again["built"]) == ["decoder_3"] and again["built"]["decoder_3"]["bytes"] > 1000
-
-
-@pytest.mark.slow
-def test_the_edge_model_with_the_plugins(
-    rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, library: Path, tmp_path: Path
-) -> None:
-    """With the C++ library, as on a device."""
-    check_built(rtx, edge_copy, edge_sizes, "fp32", library=str(library))
-    half = convert(load_bundle(edge_copy), tmp_path / "half.zgb")
-    check_built(rtx, half.path, edge_sizes, "fp16", library=str(library))
-
-
-def test_the_edge_model_in_float16(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
-    half = convert(load_bundle(edge_copy), tmp_path / "half.zgb")
-    check_built(rtx, half.path, edge_sizes, "fp16")
-
-
-@pytest.mark.parametrize("encoder", ["rgb", "small"])
-def test_a_tiny_network(rtx: Rtx, tmp_path: Path, encoder: str) -> None:
-    config = NetworkConfig.tiny()
-    if encoder != config.image_encoder:
-        config = NetworkConfig.from_dict({**config.to_dict(), "image_encoder": encoder, "image_channels": 8})
-    bundle = small_bundle(tmp_path / "tiny.zgb", config)
-    sizes = typical_sizes(bundle)
-    check_built(rtx, bundle.path, sizes, "fp32")
-    # Engines do not come along: they are of the float32 stages.
-    half = convert(load_bundle(bundle.path), tmp_path / "half.zgb")
-    assert engines_of(half) == []
-    check_built(rtx, half.path, sizes, "fp16")
-
-
-@pytest.mark.slow
-def test_the_published_network(rtx: Rtx, tmp_path: Path) -> None:
-    """Its structure and default limits, with random weights."""
-    bundle = small_bundle(tmp_path / "published.zgb", NetworkConfig.published().without_posterior(), Limits())
-    sizes = typical_sizes(bundle, SimulatedCamera(7, 4, 160, 128).read())
-    check_built(rtx, bundle.path, sizes, "fp32")
-    half = convert(load_bundle(bundle.path), tmp_path / "half.zgb")
-    check_built(rtx, half.path, sizes, "fp16")
-
-
 def all_int8(source: Bundle, path: Path) -> Bundle:
     """Every layer in int8 that can be, without calibration: what ranges are does not matter to TensorRT."""
     import onnx
@@ -148,14 +93,73 @@ INT8_NODES = {"OctreeConvInt8", "OctreeDownsampleInt8", "OctreeUpsampleInt8", "O
 def check_built_in_int8(rtx: Rtx, bundle: Bundle, sizes: Sizes, **options: Any) -> None:
     """All stages; TensorRT refuses quantised biases, so there must be none."""
     nodes = int8_nodes(bundle)
-    assert nodes.pop("biases") == 0 and set(nodes) <= INT8_NODES and sum(nodes.values()) > 4
+    assert nodes.pop("biases") == 0 and set(nodes) == INT8_NODES
     answer = rtx("build", bundle=str(bundle.path), typical=sizes, stages=[], **options)
     assert list(answer["built"]) == list(bundle.stages)
     loaded = load_bundle(bundle.path)
     for name, built in answer["built"].items():
         key = EngineKey(answer["version"], (8, 6), bundle.stages[name].precision)
         assert find_engine(loaded, name, key).stat().st_size == built["bytes"] > 1000
-    assert {stage.precision for stage in bundle.stages.values()} == {"int8"}
+    # The edge model's image encoder has no layer to quantise.
+    others = {stage.precision for name, stage in bundle.stages.items() if name != "image_encoder"}
+    assert others == {"int8"}
+
+
+def test_the_edge_model(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes) -> None:
+    answer = check_built(rtx, edge_copy, edge_sizes, "fp32")
+    # TensorRT tells how far it is.
+    starts, finishes = (
+        [step.split(" ", 1)[1] for step in answer["progress"] if step.startswith(kind)]
+        for kind in ("start", "finish")
+    )
+    assert sorted(starts) == sorted(finishes) and len(starts) > 7
+    assert any(step.startswith("step ") for step in answer["progress"])
+    # What is there is not built again, unless asked for.
+    again = rtx("build", bundle=str(edge_copy), typical=edge_sizes, stages=[])
+    assert set(again["built"].values()) == {None}
+    again = rtx("build", bundle=str(edge_copy), typical=edge_sizes, stages=["decoder_3"], rebuild=True)
+    assert list(again["built"]) == ["decoder_3"] and again["built"]["decoder_3"]["bytes"] > 1000
+
+
+@pytest.mark.slow
+def test_the_edge_model_with_the_plugins(
+    rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, library: Path, tmp_path: Path
+) -> None:
+    """With the C++ library, as on a device."""
+    check_built(rtx, edge_copy, edge_sizes, "fp32", library=str(library))
+    half = convert(load_bundle(edge_copy), tmp_path / "half.zgb")
+    check_built(rtx, half.path, edge_sizes, "fp16", library=str(library))
+    int8 = all_int8(load_bundle(edge_copy), tmp_path / "int8.zgb")
+    check_built_in_int8(rtx, int8, edge_sizes, library=str(library))
+
+
+def test_the_edge_model_in_float16(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
+    half = convert(load_bundle(edge_copy), tmp_path / "half.zgb")
+    check_built(rtx, half.path, edge_sizes, "fp16")
+
+
+@pytest.mark.parametrize("encoder", ["rgb", "small"])
+def test_a_tiny_network(rtx: Rtx, tmp_path: Path, encoder: str) -> None:
+    config = NetworkConfig.tiny()
+    if encoder != config.image_encoder:
+        config = NetworkConfig.from_dict({**config.to_dict(), "image_encoder": encoder, "image_channels": 8})
+    bundle = small_bundle(tmp_path / "tiny.zgb", config)
+    sizes = typical_sizes(bundle)
+    check_built(rtx, bundle.path, sizes, "fp32")
+    # Engines do not come along: they are of the float32 stages.
+    half = convert(load_bundle(bundle.path), tmp_path / "half.zgb")
+    assert engines_of(half) == []
+    check_built(rtx, half.path, sizes, "fp16")
+
+
+@pytest.mark.slow
+def test_the_published_network(rtx: Rtx, tmp_path: Path) -> None:
+    """Its structure and default limits, with random weights."""
+    bundle = small_bundle(tmp_path / "published.zgb", NetworkConfig.published().without_posterior(), Limits())
+    sizes = typical_sizes(bundle, SimulatedCamera(7, 4, 160, 128).read())
+    check_built(rtx, bundle.path, sizes, "fp32")
+    half = convert(load_bundle(bundle.path), tmp_path / "half.zgb")
+    check_built(rtx, half.path, sizes, "fp16")
 
 
 def test_the_edge_model_in_int8(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
@@ -299,9 +303,7 @@ def test_the_command(
 
 
 def test_the_command_line_without_tensorrt(edge_copy: Path) -> None:
-    # A folder of tests of that name is found as a namespace.
-    spec = importlib.util.find_spec("tensorrt")
-    if spec is not None and spec.origin is not None:
+    if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
     command = [sys.executable, "-m", "zerograsp_edge.runtime.cli", "build", str(edge_copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
