@@ -285,7 +285,8 @@ def test_creators(host: ctypes.CDLL) -> None:
     fields = {line[0]: line[3] for line in lines}
     assert fields["GridConv"] == f"activation:{CHAR}:0,resolution:{INT32}:1"
     assert fields["OcclusionField"] == f"edge:{FLOAT32}:1,resolution:{INT32}:1"
-    assert fields["OctreeConvInt8"] == f"activation:{CHAR}:0,x_scale:{FLOAT32}:1,y_scale:{FLOAT32}:1,output:{CHAR}:0"
+    assert fields["OctreeUpsampleInt8"] == f"activation:{CHAR}:0,x_scale:{FLOAT32}:1"
+    assert fields["OctreeResidualInt8"] == ",".join(f"{name}:{FLOAT32}:1" for name in SCALES)
     assert fields["OctreeResidual"] == ""
 
 
