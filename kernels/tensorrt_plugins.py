@@ -20,8 +20,9 @@ from pathlib import Path
 LIBRARY = "libzerograsp_trt.so"
 NAMESPACE, VERSION = "zerograsp", "1"
 PLUGINS = (
-    "GridConv", "OcclusionField", "OctreeAlign", "OctreeConv", "OctreeConvInt8", "OctreeDownsample", "OctreeMlp",
-    "OctreeNeighbor", "OctreeResidual", "OctreeUpsample",
+    "GridConv", "OcclusionField", "OctreeAlign", "OctreeConv", "OctreeConvInt8", "OctreeDownsample",
+    "OctreeDownsampleInt8", "OctreeMlp", "OctreeNeighbor", "OctreeResidual", "OctreeResidualInt8", "OctreeUpsample",
+    "OctreeUpsampleInt8",
 )  # fmt: skip
 
 _KERNELS = Path(__file__).resolve().parent

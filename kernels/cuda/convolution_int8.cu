@@ -11,11 +11,32 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <class T>
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T)) Pack {
+  T values[kCount];
+};
+
+// A thread takes kCount consecutive values: one load, one store.
+template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     quantize_kernel(const T* x, Extent rows, std::int32_t channels, float scale, std::int8_t* y) {
-  const std::int64_t i = global_thread();
-  if (i < rows.size() * channels) y[i] = quantized(to_float(x[i]), scale);
+  const std::int64_t count = rows.size() * channels, first = global_thread() * kCount;
+  if (first + kCount <= count) {
+    const auto from = *reinterpret_cast<const Pack<T, kCount>*>(x + first);
+    Pack<std::int8_t, kCount> to;
+    ZG_UNROLL
+    for (int i = 0; i < kCount; ++i) to.values[i] = quantized(to_float(from.values[i]), scale);
+    *reinterpret_cast<Pack<std::int8_t, kCount>*>(y + first) = to;
+  } else {
+    for (std::int64_t i = first; i < count; ++i) y[i] = quantized(to_float(x[i]), scale);
+  }
+}
+
+template <class T, int kCount>
+int quantize(const T* x, const Extent& rows, std::int32_t channels, float scale, std::int8_t* y, cudaStream_t stream) {
+  const std::int64_t blocks = blocks_for(rows.capacity * channels, kThreads * kCount);
+  ZG_TRY(expect_size("blocks (rows x channels)", blocks, 0, kMaxRows));
+  return launch(quantize_kernel<T, kCount>, blocks, kThreads, stream, x, rows, channels, scale, y);
 }
 
 int expect_scale(const char* name, float scale) {
@@ -66,12 +87,13 @@ int zg_cuda_quantize(int32_t type, const void* x, int64_t n, const int32_t* n_co
   ZG_TRY(expect_scale("scale", scale));
   ZG_TRY(expect_pointer("x", x, n > 0));
   ZG_TRY(expect_pointer("y", y, n > 0));
-  const std::int64_t blocks = blocks_for(n * channels, kThreads);
-  ZG_TRY(expect_size("blocks (rows x channels)", blocks, 0, kMaxRows));
   return with_float_type("type", type, [&](auto element) {
     using T = decltype(element);
-    return static_cast<int>(launch(quantize_kernel<T>, blocks, kThreads, stream, static_cast<const T*>(x), Extent{n, n_count},
-                                   channels, scale, y));
+    constexpr int kCount = 16 / static_cast<int>(sizeof(T));  // in a load of 16 bytes, the widest
+    const bool aligned = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 && reinterpret_cast<std::uintptr_t>(y) % kCount == 0;
+    const auto* from = static_cast<const T*>(x);
+    return aligned ? quantize<T, kCount>(from, {n, n_count}, channels, scale, y, stream)
+                   : quantize<T, 1>(from, {n, n_count}, channels, scale, y, stream);
   });
 }
 

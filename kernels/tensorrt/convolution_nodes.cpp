@@ -1,4 +1,4 @@
-// OctreeConv, OctreeDownsample, OctreeUpsample, OctreeResidual, OctreeMlp and GridConv; OctreeConvInt8.
+// OctreeConv, OctreeDownsample, OctreeUpsample, OctreeResidual, OctreeMlp and GridConv.
 #include "tensorrt/node.h"
 
 namespace zerograsp {
@@ -19,26 +19,6 @@ Node octree_conv() {
     return zg_cuda_octree_conv(c.type(), c.input<void>(kX), c.dim(kX, 0), c.input<std::int32_t>(kNeighbours),
                                c.size(kNeighbours, 0), c.dim(kNeighbours, 1), nullptr, c.input<void>(kWeight),
                                c.input<float>(kBias), c.size(kX, 1), c.size(kWeight, 2), a.activation, c.output, c.stream);
-  };
-  return node;
-}
-
-Node octree_conv_int8() {
-  enum { kX, kNeighbours, kWeight, kWeightScale, kBias };
-  Node node;
-  node.name = "OctreeConvInt8";
-  node.inputs = {{"x", Element::kInt8, "M Cin"},
-                 {"neighbours", Element::kInt32, "K N"},
-                 {"weight", Element::kInt8, "Cout K Cin"},
-                 {"weight_scale", Element::kFloat, "Cout"},
-                 {"bias", Element::kFloat, "Cout"}};
-  node.output = {"y", Element::kStored, "N Cout"};
-  node.attributes = kActivation | kQuantized;
-  node.launch = [](const Call& c, const Attributes& a) {
-    return zg_cuda_octree_conv_int8(c.input<std::int8_t>(kX), a.x_scale, c.dim(kX, 0), c.input<std::int32_t>(kNeighbours),
-                                    c.size(kNeighbours, 0), c.dim(kNeighbours, 1), nullptr, c.input<std::int8_t>(kWeight),
-                                    c.input<float>(kWeightScale), c.input<float>(kBias), c.size(kX, 1), c.size(kWeight, 0),
-                                    a.activation, a.output, a.y_scale, c.output, c.stream);
   };
   return node;
 }
@@ -170,8 +150,7 @@ Node grid_conv() {
 }  // namespace
 
 std::vector<Node> convolution_nodes() {
-  return {octree_conv(),    octree_conv_int8(), octree_downsample(), octree_upsample(),
-          residual::node(), mlp::node(),        grid_conv()};
+  return {octree_conv(), octree_downsample(), octree_upsample(), residual::node(), mlp::node(), grid_conv()};
 }
 
 }  // namespace tensorrt

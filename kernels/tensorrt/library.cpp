@@ -15,7 +15,7 @@ struct Creators {
 
   Creators() {
     using namespace zerograsp::tensorrt;
-    for (const auto nodes : {convolution_nodes, octree_nodes, occlusion_nodes})
+    for (const auto nodes : {convolution_nodes, int8_nodes, octree_nodes, occlusion_nodes})
       for (Node& node : nodes()) {
         owned.push_back(std::make_unique<Creator>(std::move(node)));
         all.push_back(owned.back().get());

@@ -20,8 +20,7 @@ enum class Element {
   kInt8,
   kInt32,
   kInt64,
-  kBool,  // a byte, 0 or 1: TensorRT gives plugins no uint8
-  kStored  // as the attribute `output` says
+  kBool  // a byte, 0 or 1: TensorRT gives plugins no uint8
 };
 
 // Shapes are written as in kernels/README.md, one word a dimension: a number, a symbol ("Cin"), a multiple of one ("8S").
@@ -30,18 +29,18 @@ struct Tensor {
   const char* name;
   Element element;
   const char* shape;
-  bool optional = false;  // such inputs come last
+  bool optional = false;  // such inputs come last, and all or none of them are there
 };
 
 // Bits of Node::attributes.
-enum Attribute : unsigned { kActivation = 1, kEdge = 2, kResolution = 4, kQuantized = 8 };
+enum Attribute : unsigned { kActivation = 1, kEdge = 2, kResolution = 4, kScale = 8, kHiddenScales = 16 };
 
 struct Attributes {
   std::int32_t activation = kZgNone;
   float edge = 0.0f;  // mm
   std::int32_t resolution = 0;
-  float x_scale = 0.0f, y_scale = 0.0f;  // kQuantized: what an int8 stands for; y_scale counts with int8 output only
-  std::int32_t output = kZgFloat32;      // kQuantized: ZgType
+  // What an int8 stands for: of the input (kScale), and of both hidden values (kHiddenScales).
+  float x_scale = 0.0f, first_scale = 0.0f, second_scale = 0.0f;
 };
 
 // What a launch gets. Types and shapes have been checked.
@@ -78,6 +77,7 @@ struct Node {
 
 // The nodes, one function per source.
 std::vector<Node> convolution_nodes();
+std::vector<Node> int8_nodes();
 std::vector<Node> octree_nodes();
 std::vector<Node> occlusion_nodes();
 

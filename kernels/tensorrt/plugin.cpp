@@ -24,7 +24,18 @@ constexpr char kInputs[] = "inputs";  // the field with the number of inputs, fo
 constexpr std::int32_t kMaxResolution = 32;
 
 const char* const kActivations[] = {"none", "gelu", "elu", "relu"};  // by ZgActivation
-const char* const kOutputs[] = {"float32", "float16", "int8"};       // by ZgType
+
+// A float that must be above 0: its bit of Node::attributes, where it is kept, and what it is.
+struct Positive {
+  const char* name;
+  Attribute bit;
+  float Attributes::*value;
+  const char* what;
+};
+constexpr Positive kPositive[] = {{"edge", kEdge, &Attributes::edge, "a length in mm"},
+                                  {"x_scale", kScale, &Attributes::x_scale, "a scale"},
+                                  {"first_scale", kHiddenScales, &Attributes::first_scale, "a scale"},
+                                  {"second_scale", kHiddenScales, &Attributes::second_scale, "a scale"}};
 
 // Runs f, which returns what the caller shall return; an exception goes to the log and gives `failure`.
 template <class Result, class F>
@@ -81,9 +92,8 @@ std::string expected_type(Element element, bool first, DataType feature) {
   }
 }
 
-DataType output_type(const Node& node, const Attributes& attributes, DataType feature) {
+DataType output_type(const Node& node, DataType feature) {
   switch (node.output.element) {
-    case Element::kStored: return static_cast<DataType>(attributes.output);
     case Element::kFeature: return feature;
     case Element::kFloat: return DataType::kFLOAT;
     default: return DataType::kINT32;
@@ -101,13 +111,9 @@ std::string text_of(const Node& node, const Attributes& attributes) {
     std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
     return std::string(digits);
   };
-  if (node.attributes & kEdge) append("edge", number(attributes.edge));
+  for (const Positive& attribute : kPositive)
+    if (node.attributes & attribute.bit) append(attribute.name, number(attributes.*attribute.value));
   if (node.attributes & kResolution) append("resolution", std::to_string(attributes.resolution));
-  if (node.attributes & kQuantized) {
-    append("x_scale", number(attributes.x_scale));
-    append("y_scale", number(attributes.y_scale));
-    append("output", kOutputs[attributes.output]);
-  }
   return text;
 }
 
@@ -121,23 +127,27 @@ T scalar(const PluginField& field, PluginFieldType type, const char* expected) {
   return value;
 }
 
-// Index of the field's string among `names`.
-template <std::size_t kCount>
-std::int32_t choice(const PluginField& field, const char* const (&names)[kCount], const char* expected) {
+std::int32_t activation_of(const PluginField& field) {
   const std::string attribute = std::string("attribute ") + field.name;
   if (field.type != PluginFieldType::kCHAR || field.data == nullptr || field.length < 0)
     throw Error(attribute + ": expected a string, got field type " + std::to_string(static_cast<int>(field.type)));
   std::string name(static_cast<const char*>(field.data), static_cast<std::size_t>(field.length));
   while (!name.empty() && name.back() == '\0') name.pop_back();
-  for (std::size_t i = 0; i < kCount; ++i)
-    if (name == names[i]) return static_cast<std::int32_t>(i);
-  throw Error(attribute + ": expected " + expected + ", got '" + name + "'");
+  for (std::int32_t i = 0; i < 4; ++i)
+    if (name == kActivations[i]) return i;
+  throw Error(attribute + ": expected none, gelu, elu or relu, got '" + name + "'");
 }
 
 float positive(const PluginField& field, const char* what) {
   const float value = scalar<float>(field, PluginFieldType::kFLOAT32, "float32");
   if (value > 0.0f && std::isfinite(value)) return value;
   throw Error(std::string("attribute ") + field.name + ": expected " + what + " above 0, got " + std::to_string(value));
+}
+
+const Positive* positive_named(const Node& node, const std::string& name) {
+  for (const Positive& attribute : kPositive)
+    if (node.attributes & attribute.bit && name == attribute.name) return &attribute;
+  return nullptr;
 }
 
 struct Settings {
@@ -153,29 +163,23 @@ Settings settings_of(const Node& node, const nvinfer1::PluginFieldCollection* fi
     const std::string name = field.name;
     const auto is = [&](const char* attribute, Attribute of) { return name == attribute && (node.attributes & of) != 0; };
     if (is("activation", kActivation)) {
-      a.activation = choice(field, kActivations, "none, gelu, elu or relu");
-    } else if (is("edge", kEdge)) {
-      a.edge = positive(field, "a length in mm");
+      a.activation = activation_of(field);
     } else if (is("resolution", kResolution)) {
       a.resolution = scalar<std::int32_t>(field, PluginFieldType::kINT32, "int32");
       if (a.resolution < 1 || a.resolution > kMaxResolution)
         throw Error("attribute resolution: expected 1 to " + std::to_string(kMaxResolution) + ", got " + std::to_string(a.resolution));
-    } else if (is("x_scale", kQuantized)) {
-      a.x_scale = positive(field, "a scale");
-    } else if (is("y_scale", kQuantized)) {
-      a.y_scale = positive(field, "a scale");
-    } else if (is("output", kQuantized)) {
-      a.output = choice(field, kOutputs, "float32, float16 or int8");
+    } else if (const Positive* attribute = positive_named(node, name)) {
+      a.*attribute->value = positive(field, attribute->what);
     } else if (name == kInputs) {
       settings.inputs = scalar<std::int32_t>(field, PluginFieldType::kINT32, "int32");
     } else if (name != "plugin_version" && name != "plugin_namespace") {
       throw Error("attribute " + name + ": the node has none of this name");
     }
   }
-  if (node.attributes & kEdge && a.edge == 0.0f) throw Error("attribute edge: expected a length in mm, it is missing");
+  for (const Positive& attribute : kPositive)
+    if (node.attributes & attribute.bit && a.*attribute.value == 0.0f)
+      throw Error(std::string("attribute ") + attribute.name + ": expected " + attribute.what + ", it is missing");
   if (node.attributes & kResolution && a.resolution == 0) throw Error("attribute resolution: expected 1 to 32, it is missing");
-  if (node.attributes & kQuantized && a.x_scale == 0.0f) throw Error("attribute x_scale: expected a scale, it is missing");
-  if (a.output == kZgInt8 && a.y_scale == 0.0f) throw Error("attribute y_scale: expected a scale for int8 output, it is missing");
   return settings;
 }
 
@@ -195,13 +199,9 @@ std::vector<Shape> shapes_of(const nvinfer1::DynamicPluginTensorDesc* tensors, s
 
 Creator::Creator(Node node) : node_(std::move(node)) {
   if (node_.attributes & kActivation) fields_.emplace_back("activation", nullptr, PluginFieldType::kCHAR, 0);
-  if (node_.attributes & kEdge) fields_.emplace_back("edge", nullptr, PluginFieldType::kFLOAT32, 1);
+  for (const Positive& attribute : kPositive)
+    if (node_.attributes & attribute.bit) fields_.emplace_back(attribute.name, nullptr, PluginFieldType::kFLOAT32, 1);
   if (node_.attributes & kResolution) fields_.emplace_back("resolution", nullptr, PluginFieldType::kINT32, 1);
-  if (node_.attributes & kQuantized) {
-    fields_.emplace_back("x_scale", nullptr, PluginFieldType::kFLOAT32, 1);
-    fields_.emplace_back("y_scale", nullptr, PluginFieldType::kFLOAT32, 1);
-    fields_.emplace_back("output", nullptr, PluginFieldType::kCHAR, 0);
-  }
   collection_.nbFields = static_cast<std::int32_t>(fields_.size());
   collection_.fields = fields_.data();
 }
@@ -244,21 +244,15 @@ const char* Plugin::getPluginNamespace() const noexcept { return kNamespace; }
 const nvinfer1::PluginFieldCollection* Plugin::getFieldsToSerialize() noexcept {
   return guarded<const nvinfer1::PluginFieldCollection*>(node_, nullptr, [&] {
     fields_.clear();
-    const auto add_text = [&](const char* name, const char* value) {
-      fields_.emplace_back(name, value, PluginFieldType::kCHAR, static_cast<std::int32_t>(std::strlen(value)));
-    };
-    const auto add_float = [&](const char* name, const float& value) {
-      fields_.emplace_back(name, &value, PluginFieldType::kFLOAT32, 1);
-    };
-    if (node_.attributes & kActivation) add_text("activation", kActivations[attributes_.activation]);
-    if (node_.attributes & kEdge) add_float("edge", attributes_.edge);
+    if (node_.attributes & kActivation) {
+      const char* const name = kActivations[attributes_.activation];
+      fields_.emplace_back("activation", name, PluginFieldType::kCHAR, static_cast<std::int32_t>(std::strlen(name)));
+    }
+    for (const Positive& attribute : kPositive)
+      if (node_.attributes & attribute.bit)
+        fields_.emplace_back(attribute.name, &(attributes_.*attribute.value), PluginFieldType::kFLOAT32, 1);
     if (node_.attributes & kResolution)
       fields_.emplace_back("resolution", &attributes_.resolution, PluginFieldType::kINT32, 1);
-    if (node_.attributes & kQuantized) {
-      add_float("x_scale", attributes_.x_scale);
-      if (attributes_.y_scale > 0.0f) add_float("y_scale", attributes_.y_scale);
-      add_text("output", kOutputs[attributes_.output]);
-    }
     fields_.emplace_back(kInputs, &inputs_, PluginFieldType::kINT32, 1);
     collection_.nbFields = static_cast<std::int32_t>(fields_.size());
     collection_.fields = fields_.data();
@@ -279,7 +273,7 @@ int32_t Plugin::getOutputDataTypes(DataType* outputs, int32_t, const DataType* i
         throw Error(std::string("input ") + tensor.name + ": expected " + expected_type(tensor.element, i == 0, inputs[0]) +
                     ", got " + name_of(inputs[i]));
     }
-    outputs[0] = output_type(node_, attributes_, inputs[0]);
+    outputs[0] = output_type(node_, inputs[0]);
     return 0;
   });
 }
@@ -300,7 +294,7 @@ bool Plugin::supportsFormatCombination(int32_t position, const nvinfer1::Dynamic
   const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
   const DataType feature = tensors[0].desc.type;
-  if (position >= input_count) return tensor.type == output_type(node_, attributes_, feature);
+  if (position >= input_count) return tensor.type == output_type(node_, feature);
   const auto index = static_cast<std::size_t>(position);
   return index < node_.inputs.size() && fits(node_.inputs[index].element, tensor.type, feature);
 }

@@ -63,7 +63,7 @@ void check_count(const Node& node, int inputs) {
     least += tensor.optional ? 0 : 1;
     names.push_back(tensor.optional ? std::string("[") + tensor.name + "]" : tensor.name);
   }
-  if (inputs < least || inputs > most)
+  if (inputs != least && inputs != most)
     throw Error("expected the inputs " + joined(names) + ", got " + std::to_string(inputs) + " of them");
 }
 

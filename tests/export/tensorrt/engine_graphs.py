@@ -71,6 +71,7 @@ class Graph:
 def convolution(
     path: Path,
     *,
+    x: str = "float32",
     weight: str = "float32",
     bias: str = "float32",
     table: str = "int32",
@@ -87,8 +88,8 @@ def convolution(
                 {**DOMAIN, "activation": "gelu", **attributes},
             )
         ],
-        {"x": ("float32", ["N", columns]), "neighbours": (table, [27, "N"])},
-        ("float32", ["N", 4]),
+        {"x": (x, ["N", columns]), "neighbours": (table, [27, "N"])},
+        (x, ["N", 4]),
         weight=np.ones((27, 8, 4), weight),
         bias=np.zeros(4, bias),
     )

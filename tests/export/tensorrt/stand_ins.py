@@ -7,7 +7,7 @@ with these. What they accept and what comes out is what kernels/README.md says o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,8 @@ import numpy as np
 NAMESPACE = "zerograsp"
 VERSION = "1"
 FEATURE = "feature"  # float32 or float16, the same for all of a node
-STORED = "stored"  # as the attribute `output` says
-# Attributes: default (None: must be given), and what a value must be.
-CHOICES = {"activation": ("none", "gelu", "elu", "relu"), "output": ("float32", "float16", "int8")}
-DEFAULTS = {
-    "activation": "none",
-    "output": "float32",
-    "edge": None,
-    "resolution": None,
-    "x_scale": None,
-    "y_scale": 0.0,
-}
+ACTIVATIONS = ("none", "gelu", "elu", "relu")
+NUMBERS = ("edge", "x_scale", "first_scale", "second_scale")  # float attributes, above 0
 LARGEST_RESOLUTION = 32
 
 
@@ -66,6 +57,15 @@ def tables(**shapes: str) -> tuple[Tensor, ...]:
     return tensors("int32", **shapes)
 
 
+def scaled(**shapes: str) -> tuple[Tensor, ...]:
+    """int8 weights, each with the scales of its outputs: its first dimension that is no number."""
+    made: list[Tensor] = []
+    for name, shape in shapes.items():
+        cout = next(word for word in shape.split() if word.isalpha())
+        made += [Tensor(name, "int8", shape), Tensor(f"{name}_scale", "float32", cout)]
+    return tuple(made)
+
+
 def y(shape: str) -> Tensor:
     return Tensor("y", FEATURE, shape)
 
@@ -79,14 +79,6 @@ NODES = {
         (*features(x="M Cin"), *tables(neighbours="K N"), *features(weight="K Cin Cout"), *biases(bias="Cout")),
         y("N Cout"),
         ("activation",),
-    ),
-    "OctreeConvInt8": Node(
-        (
-            *tensors("int8", x="M Cin"), *tables(neighbours="K N"), *tensors("int8", weight="Cout K Cin"),
-            *tensors("float32", weight_scale="Cout", bias="Cout"),
-        ),
-        Tensor("y", STORED, "N Cout"),
-        ("activation", "x_scale", "y_scale", "output"),
     ),
     "OctreeDownsample": Node(
         (*features(x="M Cin"), *tables(children="N"), *features(weight="8 Cin Cout"), *biases(bias="Cout")),
@@ -108,6 +100,33 @@ NODES = {
             Tensor("wc", FEATURE, "1 C Co", optional=True),
         ),
         y("N Co"),
+    ),
+    "OctreeConvInt8": Node(
+        (*features(x="M Cin"), *tables(neighbours="K N"), *scaled(weight="Cout K Cin"), *biases(bias="Cout")),
+        y("N Cout"),
+        ("activation", "x_scale"),
+    ),
+    "OctreeDownsampleInt8": Node(
+        (*features(x="M Cin"), *tables(children="N"), *scaled(weight="Cout 8 Cin"), *biases(bias="Cout")),
+        y("N Cout"),
+        ("activation", "x_scale"),
+    ),
+    "OctreeUpsampleInt8": Node(
+        (
+            *features(x="R Cin"), *tables(split_rows="S"), *scaled(weight="8 Cout Cin"), *biases(bias="Cout"),
+            *features(skip="M Cout"), *tables(skip_index="8S"),
+        ),
+        y("8S Cout"),
+        ("activation", "x_scale"),
+    ),
+    "OctreeResidualInt8": Node(
+        (
+            *features(x="N C"), *tables(neighbours="27 N"), *scaled(wa="H 1 C"), *biases(ba="H"),
+            *scaled(w3="H 27 H"), *biases(b3="H"), *scaled(wb="Co 1 H"), *biases(bb="Co"),
+            *(replace(tensor, optional=True) for tensor in scaled(wc="Co 1 C")),
+        ),
+        y("N Co"),
+        ("x_scale", "first_scale", "second_scale"),
     ),
     "OctreeMlp": Node(
         (
@@ -218,8 +237,8 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
         return ValueError(reason)
 
     node = NODES[name]
-    text, number = (np.int8, trt.PluginFieldType.CHAR), (np.float32, trt.PluginFieldType.FLOAT32)
-    kinds = {"activation": text, "output": text, "edge": number, "x_scale": number, "y_scale": number}
+    kinds = dict.fromkeys(NUMBERS, (np.float32, trt.PluginFieldType.FLOAT32))
+    kinds["activation"] = (np.int8, trt.PluginFieldType.CHAR)
     kinds["resolution"] = (np.int32, trt.PluginFieldType.INT32)
     types = {
         "float32": trt.DataType.FLOAT,
@@ -258,16 +277,15 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
 
         def get_output_data_types(self, inputs: Sequence[Any]) -> list[Any]:
             required = sum(not tensor.optional for tensor in node.inputs)
-            if not required <= len(inputs) <= len(node.inputs):
-                raise refused(f"expected {required} to {len(node.inputs)} inputs")
+            if len(inputs) not in (required, len(node.inputs)):
+                raise refused(f"expected {required} or {len(node.inputs)} inputs")
             for i, dtype in enumerate(inputs):
                 if reason := misfit(i, dtype, inputs[0]):
                     raise refused(reason)
             return [self.output_type(inputs[0])]
 
         def output_type(self, first: Any) -> Any:
-            dtype = self.attributes["output"] if node.output.dtype == STORED else node.output.dtype
-            return first if dtype == FEATURE else types[dtype]
+            return first if node.output.dtype == FEATURE else types[node.output.dtype]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> list[Any]:
             shapes = [[shape[i] for i in range(len(shape))] for shape in inputs]
@@ -324,7 +342,9 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
             )
 
         def create_plugin(self, layer: str, fields: Any, phase: Any) -> Any:
-            attributes = {key: DEFAULTS[key] for key in node.attributes}
+            attributes: dict[str, Any] = {
+                key: "none" if key == "activation" else None for key in node.attributes
+            }
             for given in fields:
                 key = given.name
                 if key in ("plugin_version", "plugin_namespace"):
@@ -334,10 +354,10 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
                 if given.type != kinds[key][1]:
                     raise refused(f"attribute {key}: got field type {given.type}")
                 data = np.array(given.data)
-                if key in CHOICES:
+                if key == "activation":
                     attributes[key] = bytes(data.astype(np.uint8)).rstrip(b"\0").decode()
-                    if attributes[key] not in CHOICES[key]:
-                        expected = ", ".join(CHOICES[key])
+                    if attributes[key] not in ACTIVATIONS:
+                        expected = ", ".join(ACTIVATIONS)
                         raise refused(f"attribute {key}: expected {expected}, got '{attributes[key]}'")
                 else:
                     attributes[key] = data[0].item()
@@ -346,8 +366,6 @@ def creator_of(trt: Any, name: str, say: Callable[[str], None]) -> Any:
                         raise refused(f"attribute {key}: expected 1 to {highest}, got {attributes[key]}")
             if missing := [key for key, value in attributes.items() if value is None]:
                 raise refused(f"attribute {missing[0]}: it is missing")
-            if attributes.get("output") == "int8" and not attributes["y_scale"]:
-                raise refused("attribute y_scale: it is missing")
             return Plugin(attributes)
 
     return Creator()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs the extra `export`")
@@ -18,10 +17,10 @@ from engine_graphs import Graph, convolution
 
 from zerograsp_edge.export.bundle import write_bundle
 from zerograsp_edge.export.convert import convert
-from zerograsp_edge.export.engine_profile import Sizes, stage_ranges, tensor_shapes, typical_sizes
+from zerograsp_edge.export.engine_profile import Sizes, typical_sizes
 from zerograsp_edge.export.network import NetworkConfig, prepare_frame
 from zerograsp_edge.export.precision import uncast_weights
-from zerograsp_edge.export.quantise import STANDARD, Int8Stage, activations, quantisable
+from zerograsp_edge.export.quantise import Int8Stage, activations, quantisable
 from zerograsp_edge.export.random_weights import random_network
 from zerograsp_edge.runtime.bundle import Bundle, Limits, load_bundle
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
@@ -57,6 +56,45 @@ def small_bundle(path: Path, config: NetworkConfig, limits: Limits = LIMITS) -> 
     return write_bundle(random_network(config, inputs), path, trained=False, limits=limits, reference=frame)
 
 
+def all_int8(source: Bundle, path: Path) -> Bundle:
+    """Every layer in int8 that can be, without calibration: what ranges are does not matter to TensorRT."""
+    import onnx
+
+    chosen = {}
+    for name in source.stages:
+        model = onnx.load(str(source.stage_path(name)))
+        uncast_weights(model)
+        layers = tuple(quantisable(model, name))
+        largest = {value: 8.0 for values in activations(model, layers).values() for value in values}
+        chosen[name] = Int8Stage(layers, largest)
+    return convert(source, path, int8=chosen)
+
+
+INT8_NODES = {"OctreeConvInt8", "OctreeDownsampleInt8", "OctreeUpsampleInt8", "OctreeResidualInt8"}
+
+
+def check_built_in_int8(rtx: Rtx, bundle: Bundle, sizes: Sizes, **options: Any) -> None:
+    """All stages, and every int8 node somewhere. TensorRT refuses biases that are quantised, to int32."""
+    import onnx
+
+    operators: set[str] = set()
+    for name in bundle.stages:
+        graph = onnx.load(str(bundle.stage_path(name))).graph
+        operators |= {node.op_type for node in graph.node}
+        int32 = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.INT32}
+        assert not [n.name for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in int32]
+    assert operators >= INT8_NODES
+    answer = rtx("build", bundle=str(bundle.path), typical=sizes, stages=[], **options)
+    assert list(answer["built"]) == list(bundle.stages)
+    loaded = load_bundle(bundle.path)
+    for name, built in answer["built"].items():
+        key = EngineKey(answer["version"], (8, 6), bundle.stages[name].precision)
+        assert find_engine(loaded, name, key).stat().st_size == built["bytes"] > 1000
+    # The edge model's image encoder has no layer to quantise.
+    others = {stage.precision for name, stage in bundle.stages.items() if name != "image_encoder"}
+    assert others == {"int8"}
+
+
 def test_the_edge_model(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes) -> None:
     answer = check_built(rtx, edge_copy, edge_sizes, "fp32")
     # TensorRT tells how far it is.
@@ -81,6 +119,8 @@ def test_the_edge_model_with_the_plugins(
     check_built(rtx, edge_copy, edge_sizes, "fp32", library=str(library))
     half = convert(load_bundle(edge_copy), tmp_path / "half.zgb")
     check_built(rtx, half.path, edge_sizes, "fp16", library=str(library))
+    int8 = all_int8(load_bundle(edge_copy), tmp_path / "int8.zgb")
+    check_built_in_int8(rtx, int8, edge_sizes, library=str(library))
 
 
 def test_the_edge_model_in_float16(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
@@ -113,86 +153,17 @@ def test_the_published_network(rtx: Rtx, tmp_path: Path) -> None:
 
 
 def test_the_edge_model_in_int8(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes, tmp_path: Path) -> None:
-    """Standard layers between Q and DQ, as `convert` writes them; ranges do not matter to TensorRT."""
-    import onnx
-
-    source = load_bundle(edge_copy)
-    model = onnx.load(str(source.stage_path("octree_encoder")))
-    uncast_weights(model)
-    operators = {node.name: node.op_type for node in model.graph.node}
-    names = tuple(name for name in quantisable(model, "octree_encoder") if operators[name] in STANDARD)
-    assert len(names) > 10
-    largest = {value: 8.0 for values in activations(model, names).values() for value in values}
-    bundle = convert(source, tmp_path / "int8.zgb", int8={"octree_encoder": Int8Stage(names, largest)})
-    assert bundle.stages["octree_encoder"].precision == "int8"
-    built = rtx("build", bundle=str(bundle.path), typical=edge_sizes, stages=["octree_encoder"])["built"]
-    assert built["octree_encoder"]["bytes"] > 1000
+    """Standard layers between Q and DQ, int8 nodes whose weights are int8 constants."""
+    check_built_in_int8(rtx, all_int8(load_bundle(edge_copy), tmp_path / "int8.zgb"), edge_sizes)
 
 
-def test_int8(rtx: Rtx, tmp_path: Path) -> None:
-    """Quantised by ONNX Runtime, standard operators alone: custom nodes stay as they are between Q and DQ."""
-    bundle = small_bundle(
-        tmp_path / "tiny.zgb",
-        NetworkConfig.from_dict(
-            {**NetworkConfig.tiny().to_dict(), "image_encoder": "small", "image_channels": 8}
-        ),
-    )
-    sizes = typical_sizes(bundle)
-    for stage in ("image_encoder", "octree_encoder"):
-        path = tmp_path / f"{stage}.onnx"
-        quantised = quantise(bundle, stage, path)
-        assert quantised > 4
-        entry = bundle.manifest["stages"][stage]
-        tensors = {part: {t["name"]: t["dtype"] for t in entry[part]} for part in ("inputs", "outputs")}
-        shapes = tensor_shapes(bundle, stage, stage_ranges(bundle, sizes)[stage])
-        assert rtx("build_graph", onnx=str(path), shapes=shapes, tensors=tensors)["bytes"] > 1000
-
-
-def quantise(bundle: Bundle, stage: str, out: Path) -> int:
-    """Writes a stage with its standard layers between QuantizeLinear and DequantizeLinear; how many of those pairs."""
-    import onnx
-    import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    from zerograsp_edge import kernels
-    from zerograsp_edge.runtime.pipeline import Pipeline
-
-    pipeline = Pipeline(bundle, backend="onnxruntime")
-    executor: Any = pipeline.executor
-    run = executor.run
-    seen: list[dict[str, np.ndarray]] = []
-
-    def record(name: str, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
-        if name == stage:
-            seen.append({key: np.array(array) for key, array in inputs.items()})
-        run(name, inputs, outputs)
-
-    executor.run = record
-    pipeline(SimulatedCamera(3, 3, 160, 128).read())
-
-    class Frames(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.frames = iter(seen)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.frames, None)
-
-    sessions = onnxruntime.InferenceSession
-
-    def with_custom_nodes(model: Any, sess_options: Any = None, **more: Any) -> Any:
-        options = sess_options or onnxruntime.SessionOptions()
-        options.register_custom_ops_library(str(kernels.ort_library()))
-        return sessions(model, sess_options=options, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxruntime, "InferenceSession", with_custom_nodes)
-        quantize_static(
-            str(bundle.stage_path(stage)), str(out), Frames(), quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul"], per_channel=True, activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8, # TensorRT wants zero points of 0 and biases that are not quantised.
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-        )  # fmt: skip
-    return sum(node.op_type == "QuantizeLinear" for node in onnx.load(str(out)).graph.node)
+def test_a_tiny_network_in_int8(rtx: Rtx, tmp_path: Path) -> None:
+    """With an image encoder that has convolutions to quantise."""
+    config = {**NetworkConfig.tiny().to_dict(), "image_encoder": "small", "image_channels": 8}
+    bundle = small_bundle(tmp_path / "tiny.zgb", NetworkConfig.from_dict(config))
+    int8 = all_int8(bundle, tmp_path / "int8.zgb")
+    assert int8.stages["image_encoder"].precision == "int8"
+    check_built_in_int8(rtx, int8, typical_sizes(bundle))
 
 
 def test_a_workspace_that_is_too_small(rtx: Rtx, edge_copy: Path, edge_sizes: Sizes) -> None:
@@ -265,9 +236,7 @@ def test_the_command(
 
 
 def test_the_command_line_without_tensorrt(edge_copy: Path) -> None:
-    # A folder of tests of that name is found as a namespace.
-    spec = importlib.util.find_spec("tensorrt")
-    if spec is not None and spec.origin is not None:
+    if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
     command = [sys.executable, "-m", "zerograsp_edge.runtime.cli", "build", str(edge_copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

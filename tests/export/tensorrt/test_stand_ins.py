@@ -22,8 +22,8 @@ ATTRIBUTES = {
     "resolution": 4,
     "edge": 80.0,
     "x_scale": 0.5,
-    "y_scale": 0.25,
-    "output": "int8",
+    "first_scale": 0.25,
+    "second_scale": 0.125,
 }
 
 
@@ -67,6 +67,7 @@ def graphs(folder: Path, name: str, node: Node) -> Iterator[Graph]:
     yield graph(half, shapes)
     yield graph(dtypes, shapes, required)
     yield graph(dtypes, shapes, required - 1)
+    yield graph(dtypes, shapes, required + 1)
     for i in range(len(node.inputs)):
         for other in ("float32", "float16", "int32", "int64"):
             yield graph([other if j == i else dtype for j, dtype in enumerate(dtypes)], shapes)
@@ -105,6 +106,12 @@ def test_there_is_a_stand_in_for_every_plugin() -> None:
     [
         ("OctreeConv", [[5, 8], [27, 40], [27, 8, 4], [4]], [40, 4]),
         ("OctreeUpsample", [[9, 8], [3], [8, 8, 4], [4], [11, 4], [24]], [24, 4]),
+        ("OctreeUpsampleInt8", [[9, 8], [3], [8, 4, 8], [4], [4], [11, 4], [24]], [24, 4]),
+        (
+            "OctreeResidualInt8",
+            [[9, 8], [27, 9], [2, 1, 8], [2], [2], [2, 27, 2], [2], [2], [5, 1, 2], [5], [5]],
+            [9, 5],
+        ),
         ("OctreeNeighbor", [[3, 27]], [27, 24]),
         ("GridConv", [[5, 4, 4, 4, 2], [27, 2, 3], [3]], [5, 4, 4, 4, 3]),
         ("OcclusionField", [[6, 3], [6], [7, 9], [7, 9], [2, 2], [3, 3]], [6, 2, 4, 4, 4]),

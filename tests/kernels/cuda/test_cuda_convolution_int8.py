@@ -26,6 +26,7 @@ NODES = st.one_of(st.sampled_from([0, 1, 127, 128, 129]), st.integers(0, 200))
 PRESENT = st.sampled_from([0.0, 0.03, 0.4, 1.0])
 ACTIVATION = st.sampled_from(sorted(ACTIVATIONS))
 SPARE = st.sampled_from([None, 0, 3, 140])
+OFFSET = st.sampled_from([0, 0, 1, 2])  # elements beyond a boundary of 16 bytes
 PROPERTY = settings(max_examples=4 if SANITIZED else 25, deadline=None)
 UNTOUCHED = -7
 Y_SCALE = 0.03  # about 30 steps to 1; beyond 3.8 values are held
@@ -57,6 +58,15 @@ def empty(kind: int, *shape: int) -> np.ndarray:
     return np.full(shape, UNTOUCHED, TYPES[kind])
 
 
+def on_boundary(array: np.ndarray, offset: int) -> np.ndarray:
+    """The array, `offset` elements behind a boundary of 16 bytes."""
+    buffer = np.empty(array.size + 16 + offset, array.dtype)
+    start = -buffer.ctypes.data % 16 // array.itemsize + offset
+    placed = buffer[start : start + array.size].reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
 def compare(kind: int, got: np.ndarray, expected: np.ndarray, tolerance: float = 0) -> None:
     """expected: float64, not quantised. `got` may have rows beyond it: those must be untouched.
 
@@ -74,9 +84,11 @@ def compare(kind: int, got: np.ndarray, expected: np.ndarray, tolerance: float =
 
 
 @PROPERTY
-@given(SEED, ORDER, st.sampled_from([0, 1]), st.sampled_from([0, 1, 300]), st.integers(1, 40), SPARE)
-def test_quantizing(seed: int, order: int, kind: int, n: int, channels: int, spare: int | None) -> None:
-    """Bit by bit the twin's, ties and values that are not finite included."""
+@given(SEED, ORDER, st.sampled_from([0, 1]), st.sampled_from([0, 1, 300]), st.integers(1, 40), SPARE, OFFSET, OFFSET)
+def test_quantizing(
+    seed: int, order: int, kind: int, n: int, channels: int, spare: int | None, x_offset: int, y_offset: int
+) -> None:
+    """Bit by bit the twin's, ties and values that are not finite included, on any boundary."""
     rng, cuda = np.random.default_rng(seed), library()
     cuda.seed(order)
     scale = float(np.float32(rng.choice([0.5, 0.013, 3e-5])))
@@ -86,9 +98,9 @@ def test_quantizing(seed: int, order: int, kind: int, n: int, channels: int, spa
     for value in (np.nan, np.inf, -np.inf):
         x[rng.random(x.shape) < 0.02] = value
     y, more = empty(2, n + (spare or 0), channels), np.full((spare or 0, channels), 9, x.dtype)
-    cuda.quantize(
-        kind, np.concatenate([x, more]), len(y), None if spare is None else count_of(n), channels, scale, y
-    )
+    y = on_boundary(y, y_offset)
+    given_x = on_boundary(np.concatenate([x, more]), x_offset)
+    cuda.quantize(kind, given_x, len(y), None if spare is None else count_of(n), channels, scale, y)
     np.testing.assert_array_equal(y[:n], twin.quantize(x, scale))
     assert (y[n:] == UNTOUCHED).all()
 

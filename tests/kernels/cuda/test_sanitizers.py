@@ -38,7 +38,7 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_no_kernel_leaves_its_buffers_or_the_language() -> None:
     files = [str(HERE / f"test_cuda_{name}.py") for name in TESTS]
-    files.append(str(HERE.parent / "tensorrt" / "test_plugins_on_cpu.py"))
+    files.append(str(HERE.parent / "trt_plugins" / "test_plugins_on_cpu.py"))
     done = run_sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
