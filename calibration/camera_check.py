@@ -188,19 +188,21 @@ def check_camera(
     depth = _judge_depth(samples, deep, correction, left_out, depth_covariance)
     used_samples = [samples[i] for i in deep]
     sigma, sigma_depth = np.sqrt(np.diag(covariance)), np.sqrt(np.diag(depth_covariance))
-    maps = [error_map(used_samples, camera, c, size, baseline_m)
-            for c in (IDENTITY, correction if depth.real else IDENTITY)]  # fmt: skip
+    raw = error_map(used_samples, camera, IDENTITY, size, baseline_m)
+    corrected = error_map(used_samples, camera, correction, size, baseline_m) if depth.real else raw
     verdicts = [
         _view_verdict(board, view, samples[i], i, factory, reasons.get(i, "")) for i, view in enumerate(views)
     ]
     criteria, missing = _assess(board, views, deep, size, factory, sigma, sigma_depth)
-    problems = [] if any(not c.met for c in criteria) else _large_changes(board, factory, fit, correction, size, corners)
-    problems += _bad_hardware(fit, maps[1], depth, [samples[i] for i in kept], bent, bent_gain)
+    # Views that leave values open say nothing about how large they are.
+    enough = all(c.met for c in criteria)
+    problems = _large_changes(board, factory, fit, correction, size, corners) if enough else []
+    problems += _bad_hardware(fit, corrected, depth, [samples[i] for i in kept], bent, bent_gain)
     applied = DepthCorrection()
     if depth.real and not problems:
         applied = DepthCorrection(*map(float, correction))
     return CameraCheck(
-        board, size, factory, fit.camera, sigma, correction, sigma_depth, bent, bent_gain, corners, depth, *maps,
+        board, size, factory, fit.camera, sigma, correction, sigma_depth, bent, bent_gain, corners, depth, raw, corrected,
         camera, applied, verdicts, criteria, missing, problems,
     )  # fmt: skip
 
@@ -451,7 +453,7 @@ def _large_changes(
     if abs(correction[0] - 1) > _LARGEST_SCALE:
         square = 1000 * board.square_m / correction[0]
         problems.append(
-            f"scale of the board and of depth differ by {correction[0] - 1:+.1%}: by depth a square is {square:.2f} mm, "
+            f"board and depth differ in scale by {correction[0] - 1:+.1%}: by depth a square is {square:.2f} mm, "
             f"given as {1000 * board.square_m:.2f} mm; measure the print (--board.square-m), and if it is right, "
             "calibrate the camera's depth with its maker's tool"
         )

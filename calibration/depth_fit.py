@@ -58,10 +58,10 @@ def plane_samples(board: Board, depth: np.ndarray, camera: Pinhole, pose: np.nda
     corners = np.array([[inset, inset, 0], [width - inset, inset, 0], [width - inset, height - inset, 0],
                         [inset, height - inset, 0]])  # fmt: skip
     outline = cv2.projectPoints(corners, cv2.Rodrigues(pose[:3, :3])[0], pose[:3, 3], camera.matrix, None)[0]
-    inside = np.zeros(depth.shape, np.uint8)
-    cv2.fillConvexPoly(inside, np.rint(outline).astype(np.int32), 1)
+    filled = np.zeros(depth.shape, np.uint8)
+    cv2.fillConvexPoly(filled, np.rint(outline).astype(np.int32), 1)
     size = 2 * _INSET_PX + 1
-    inside = cv2.erode(inside, np.ones((size, size), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    inside = cv2.erode(filled, np.ones((size, size), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     v, u = np.nonzero(inside)
     measured = depth[v, u].astype(np.float64) / 1000
     seen = measured > MIN_DEPTH_MM / 1000

@@ -211,7 +211,7 @@ def checking_views(
     low, high = size * reach[:2], size * reach[2:]
     width, height = board.size_m
     outline = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]])
-    poses = []
+    poses: list[np.ndarray] = []
     while len(poses) < count:
         i = len(poses)
         azimuth = 2 * np.pi * (i * 0.381966 + rng.uniform(0, 0.1))  # golden section
@@ -222,7 +222,8 @@ def checking_views(
         distance = distances_m[0] * (distances_m[1] / distances_m[0]) ** ((i % 4 + rng.uniform(0, 1)) / 4)
         pixel = low + rng.uniform(0, 1, 2) * (high - low)
         # To the picture's corners in turn, as far as the board stays in it.
-        pixel = np.where([i % 2, (i // 2) % 2], np.maximum(pixel, (low + high) / 2), np.minimum(pixel, (low + high) / 2))
+        middle = (low + high) / 2
+        pixel = np.where([i % 2, (i // 2) % 2], np.maximum(pixel, middle), np.minimum(pixel, middle))
         for _ in range(60):
             centre = distance * np.append((pixel - k[:2, 2]) / np.diag(k)[:2], 1)
             pose = transform(rotation, centre - rotation @ board.centre)

@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from zerograsp_edge.runtime.calibration_file import read_entries, write_entries
 from zerograsp_edge.runtime.errors import ZeroGraspError
+from zerograsp_edge.runtime.versioned_file import read_entries, write_entries
 
 Mode = Literal["eye-in-hand", "eye-to-hand"]
 FORMAT, VERSION = "zerograsp-edge hand-eye", 1

@@ -24,11 +24,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from zerograsp_edge.runtime.calibration_file import read_entries, write_entries
 from zerograsp_edge.runtime.camera.base import Camera, CameraCounters, FrameSource, TimestampClock
 from zerograsp_edge.runtime.configuration import build
 from zerograsp_edge.runtime.errors import CameraError, ConfigError
 from zerograsp_edge.runtime.frame import Frame
+from zerograsp_edge.runtime.versioned_file import read_entries, write_entries
 
 FORMAT, VERSION = "zerograsp-edge camera calibration", 1
 Verdict = Literal["fine", "apply", "more views", "problem"]
@@ -91,7 +91,7 @@ class DepthCorrection:
         """(H, W) float32, 1/mm: what is added to the scaled inverse depth of every pixel."""
         x = (np.arange(width) - camera.cx) / camera.fx
         y = (np.arange(height) - camera.cy) / camera.fy
-        return np.float32((self.offset + self.tilt_x * x + self.tilt_y * y[:, None]) / 1000)
+        return np.asarray((self.offset + self.tilt_x * x + self.tilt_y * y[:, None]) / 1000, np.float32)
 
     def apply(self, depth: np.ndarray, plane: np.ndarray) -> np.ndarray:
         """Corrected depth (H, W) float32, mm; 0 stays 0, and the identity leaves every bit as it is.
