@@ -202,8 +202,8 @@ def check_camera(
     if depth.real and not problems:
         applied = DepthCorrection(*map(float, correction))
     return CameraCheck(
-        board, size, factory, fit.camera, sigma, correction, sigma_depth, bent, bent_gain, corners, depth, raw, corrected,
-        camera, applied, verdicts, criteria, missing, problems,
+        board, size, factory, fit.camera, sigma, correction, sigma_depth, bent, bent_gain, corners, depth,
+        raw, corrected, camera, applied, verdicts, criteria, missing, problems,
     )  # fmt: skip
 
 
@@ -451,7 +451,7 @@ def _large_changes(
     problems = []
     # Depth in metres does not know the board: a factor between them is as likely the board's.
     if abs(correction[0] - 1) > _LARGEST_SCALE:
-        square = 1000 * board.square_m / correction[0]
+        square = 1000 * board.square_m * correction[0]
         problems.append(
             f"board and depth differ in scale by {correction[0] - 1:+.1%}: by depth a square is {square:.2f} mm, "
             f"given as {1000 * board.square_m:.2f} mm; measure the print (--board.square-m), and if it is right, "
