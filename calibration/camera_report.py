@@ -157,12 +157,12 @@ def draw_check(path: Path, check: CameraCheck) -> Path:
         3, bins, figsize=(4.2 * bins + 1, 9.6), squeeze=False, constrained_layout=True
     )
     width, height = check.size
-    for axis_row, (title, values, colours, low, high) in zip(axes, rows, strict=True):
+    for row, (axis_row, (title, values, colours, low, high)) in enumerate(zip(axes, rows, strict=True)):
         image: Any = None
         for b, axis in enumerate(axis_row):
             image = axis.imshow(values[b], cmap=colours, vmin=low, vmax=high, extent=(0, width, height, 0))
             axis.set_facecolor("0.85")
-            if axis_row is axes[0]:
+            if row == 0:
                 axis.set_title(f"{raw.edges[b]:.2f} to {raw.edges[b + 1]:.2f} m", fontsize=11)
             axis.set_ylabel(title if b == 0 else "")
             axis.set_xticks([0, width // 2, width])
@@ -170,10 +170,10 @@ def draw_check(path: Path, check: CameraCheck) -> Path:
             n_rows, n_columns = values[b].shape
             for r, c in zip(*np.nonzero(np.isfinite(values[b])), strict=True):
                 value = float(values[b][r, c])
-                strong = (colours == "viridis" and value < 0.6 * high) or abs(value) > 0.65 * largest
+                dark = value < 0.6 * high if colours == "viridis" else abs(value) > 0.65 * high
                 axis.text(
-                    (c + 0.5) * width / n_columns, (r + 0.5) * height / n_rows, f"{value:.1f}", ha="center",
-                    va="center", fontsize=7, color="white" if strong else "black",
+                    (c + 0.5) * width / n_columns, (r + 0.5) * height / n_rows, f"{round(value, 1) + 0.0:.1f}",
+                    ha="center", va="center", fontsize=7, color="white" if dark else "black",
                 )  # fmt: skip
         figure.colorbar(image, ax=list(axis_row), shrink=0.85)
     figure.suptitle(f"depth against the board's plane, by region of the picture (px) and distance: {check.verdict}")

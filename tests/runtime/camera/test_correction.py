@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -22,6 +24,7 @@ from zerograsp_edge.runtime.camera.correction import (
 )
 from zerograsp_edge.runtime.camera.intrinsics import read_camera
 from zerograsp_edge.runtime.camera.opening import open_camera
+from zerograsp_edge.runtime.commands.run import Run
 from zerograsp_edge.runtime.deployment import Deployment
 from zerograsp_edge.runtime.errors import CameraError, ConfigError
 
@@ -200,3 +203,27 @@ def test_deployments_correct_their_camera(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(camera.read().intrinsics, REFINED.matrix, rtol=1e-6)
     with pytest.raises(ConfigError, match="cannot be read"):
         Deployment(camera="my_bench:wrist", camera_calibration=tmp_path / "none.yaml").open_camera()
+
+
+def test_run_corrects_frames_of_its_camera_only(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.rgb.png"), np.zeros((H, W, 3), np.uint8))
+    cv2.imwrite(str(folder / "a.depth.png"), np.full((H, W), 500, np.uint16))
+    camera = {"fx": 20.0, "fy": 20.0, "cx": 11.5, "cy": 7.5}
+    path = CALIBRATION.save(tmp_path / "camera.yaml")
+    for serial in ("f0012", "f0099"):
+        (folder / "camera.json").write_text(json.dumps({**camera, "serial": serial}))
+        run = Run(folder, calibration=path)
+        frames = run._frames()
+        if serial == "f0012":
+            calibration = run._calibration(frames)
+            assert calibration is not None and calibration.apply(frames[0]).depth[0, 0] != 500
+        else:
+            with pytest.raises(CameraError, match="this is camera f0099"):
+                run._calibration(frames)
+            # With a camera file of its own, that one says which camera it is.
+            (tmp_path / "own.json").write_text(json.dumps({**camera, "serial_number": "f0012"}))
+            own = Run(folder, calibration=path, camera=tmp_path / "own.json")
+            assert own._calibration(own._frames()) is not None
+    assert Run(folder)._calibration(frames) is None
