@@ -199,7 +199,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frames")
     rng = np.random.default_rng(12)
     model = CameraModel(FACTORY.matrix, size=SIZE)
-    for i, pose in enumerate(poses(10, seed=3)):
+    for i, pose in enumerate(poses(14, seed=3)):
         grey = render(BOARD, model, pose, Imaging(), rng)
         depth = depth_seen(board_depth(BOARD, model, pose), FACTORY, DepthCorrection(1.007), rng)
         rgb = np.repeat(grey[..., None], 3, axis=2)
