@@ -1,1 +1,1 @@
-"""What is measured before deployment: hand-eye, and the ranges of activations that decide a layer's precision."""
+"""What is measured before deployment: camera, hand-eye, and ranges of activations, which decide on precision."""

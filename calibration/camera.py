@@ -99,8 +99,7 @@ def read_camera_model(path: str | Path, pictures: Pictures = "auto") -> CameraMo
         if numbers.size != 9:
             raise FrameError(f"camera file {path}: {names[0]} must hold 9 numbers, got {numbers.size}")
         intrinsics = numbers.reshape(3, 3)
-    serial = str(entries.get("serial", entries.get("serial_number", "")))
-    return CameraModel(intrinsics, distortion, camera.size, serial)
+    return CameraModel(intrinsics, distortion, camera.size, camera.serial)
 
 
 def _entries(path: Path) -> Mapping[str, Any]:

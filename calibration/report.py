@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from zerograsp_edge.calibration.hand_eye import Calibration
+from zerograsp_edge.calibration.pose_set import Criterion
 from zerograsp_edge.calibration.transforms import quaternion
 
 
@@ -14,7 +17,7 @@ def print_calibration(console: Console, calibration: Calibration) -> None:
     """Result, views, solvers, requirements and what to do next."""
     _print_views(console, calibration)
     _print_solvers(console, calibration)
-    _print_criteria(console, calibration)
+    print_criteria(console, "set of poses", calibration.assessment.criteria)
     for note in calibration.notes:
         console.print(f"[yellow]note[/]: {note}")
     frame = "hand" if calibration.mode == "eye-in-hand" else "base"
@@ -68,11 +71,12 @@ def _print_solvers(console: Console, calibration: Calibration) -> None:
     console.print(table)
 
 
-def _print_criteria(console: Console, calibration: Calibration) -> None:
-    table = Table(title="set of poses", title_justify="left")
+def print_criteria(console: Console, title: str, criteria: Sequence[Criterion]) -> None:
+    """Requirements on the views, what was found, and whether it suffices."""
+    table = Table(title=title, title_justify="left")
     for column in ("requirement", "found", "needed", ""):
         table.add_column(column, justify="left" if column in ("requirement", "") else "right")
-    for c in calibration.assessment.criteria:
+    for c in criteria:
         verdict = "[green]met[/]" if c.met else ("[red]not met[/]" if c.binding else "[yellow]advised[/]")
         sign = ">=" if c.at_least else "<="
         table.add_row(

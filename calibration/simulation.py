@@ -168,3 +168,70 @@ def _rays(intrinsics: bytes, distortion: bytes, size: tuple[int, int]) -> np.nda
     else:
         rays = (pixels - k[:2, 2]) / np.diag(k)[:2]
     return np.float32(rays).reshape(height * _SUPERSAMPLING, width * _SUPERSAMPLING, 2)
+
+
+def board_depth(
+    board: Board, camera: CameraModel, camera_from_board: np.ndarray, wall_m: float = 1.5
+) -> np.ndarray:
+    """(H, W) float32 exact depth, mm, of the board as `render` shows it, before a wall; no lens distortion."""
+    if camera.size is None or camera.distortion.any():
+        raise ValueError("depth needs a camera with a picture size, without distortion")
+    k = camera.intrinsics
+    x = (np.arange(camera.size[0]) - k[0, 2]) / k[0, 0]
+    y = ((np.arange(camera.size[1]) - k[1, 2]) / k[1, 1])[:, None]
+    normal, origin = camera_from_board[:3, 2], camera_from_board[:3, 3]
+    inverse = (normal[0] * x + normal[1] * y + normal[2]) / float(normal @ origin)
+    z = 1 / np.where(inverse > 1e-6, inverse, np.inf)
+    point = np.stack([x * z, y * z, z], axis=-1) - origin
+    along = [point @ camera_from_board[:3, i] for i in range(2)]
+    margin = board.square_m / 3  # of the paper, as it is rendered
+    on = (z > 0) & np.logical_and.reduce([
+        (a > -margin) & (a < length + margin) for a, length in zip(along, board.size_m, strict=True)
+    ])  # fmt: skip
+    return np.where(on, 1000 * z, 1000 * wall_m).astype(np.float32)
+
+
+def checking_views(
+    board: Board,
+    camera: CameraModel,
+    count: int,
+    rng: np.random.Generator,
+    tilt_deg: float = 30.0,
+    distances_m: tuple[float, float] = (0.35, 0.75),
+    reach: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+) -> np.ndarray:
+    """(count, 4, 4) camera <- board as a camera check wants them: all over the picture, tilted all around.
+
+    Args:
+        reach: left, top, right, bottom of the part of the picture, 0 to 1, in which the whole board stays.
+    """
+    if camera.size is None:
+        raise ValueError("views need a camera with a picture size")
+    size, k = np.array(camera.size), camera.intrinsics
+    low, high = size * reach[:2], size * reach[2:]
+    width, height = board.size_m
+    outline = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]])
+    poses: list[np.ndarray] = []
+    while len(poses) < count:
+        i = len(poses)
+        azimuth = 2 * np.pi * (i * 0.381966 + rng.uniform(0, 0.1))  # golden section
+        tilt = np.radians(tilt_deg) * np.sqrt(rng.uniform(0.4, 1))
+        rotation = rotation_matrix(tilt * np.array([np.cos(azimuth), np.sin(azimuth), 0.0])) @ rotation_matrix(
+            np.radians(rng.uniform(-15, 15)) * np.array([0.0, 0.0, 1.0])
+        )
+        distance = distances_m[0] * (distances_m[1] / distances_m[0]) ** ((i % 4 + rng.uniform(0, 1)) / 4)
+        pixel = low + rng.uniform(0, 1, 2) * (high - low)
+        # To the picture's corners in turn, as far as the board stays in it.
+        middle = (low + high) / 2
+        pixel = np.where([i % 2, (i // 2) % 2], np.maximum(pixel, middle), np.minimum(pixel, middle))
+        for _ in range(60):
+            centre = distance * np.append((pixel - k[:2, 2]) / np.diag(k)[:2], 1)
+            pose = transform(rotation, centre - rotation @ board.centre)
+            seen = outline @ pose[:3, :3].T + pose[:3, 3]
+            seen = seen[:, :2] / seen[:, 2:] * np.diag(k)[:2] + k[:2, 2]
+            over = np.maximum(low + 3 - seen.min(axis=0), 0) - np.maximum(seen.max(axis=0) - high + 3, 0)
+            if not over.any():
+                poses.append(pose)
+                break
+            pixel = pixel + over
+    return np.stack(poses)

@@ -40,10 +40,12 @@ COMMANDS: dict[str, Entry | Group] = {
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),
     "profile": ("zerograsp_edge.runtime.commands.profile", "Profile"),
     "calibrate": Group(
-        "Measure what a deployment needs: where the camera sits (hand-eye), with a printed board (board); "
+        "Measure what a deployment needs: whether the camera measures right (camera) and where it sits (hand-eye), "
+        "with a printed board (board); "
         "the ranges of a network's values (int8).",
         {
             "int8": ("zerograsp_edge.calibration.int8_command", "CalibrateInt8"),
+            "camera": ("zerograsp_edge.calibration.camera_command", "CalibrateCamera"),
             "hand-eye": ("zerograsp_edge.calibration.command", "CalibrateHandEye"),
             "board": ("zerograsp_edge.calibration.command", "PrintBoard"),
         },

@@ -37,6 +37,8 @@ class Deployment:
         threads: CPU threads; 0 takes all.
         hand_eye: file of a hand-eye calibration; None: the robot knows where the camera is.
         camera: `package.module:function` that returns a `Camera`, whose frames carry instance masks.
+        camera_calibration: file that `zerograsp-edge calibrate camera` writes, applied to the camera's frames; None:
+            frames are used as they come.
         refine: how grasps are refined; workspace, approach and support in the robot's base frame. An entry of the
             file changes that entry only; `gripper` is the name of a preset or its entries, and the robot's own where it
             is left out.
@@ -48,6 +50,7 @@ class Deployment:
     threads: int = 0
     hand_eye: Path | None = None
     camera: str = ""
+    camera_calibration: Path | None = None
     refine: RefineConfig | None = None
     loop: LoopConfig = field(default_factory=LoopConfig)
     robot: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -64,10 +67,11 @@ class Deployment:
         return refine
 
     def open_camera(self) -> Camera:
-        """The camera that the file names.
+        """The camera that the file names, with its calibration applied.
 
         Raises:
-            ConfigError: none is named, or it cannot be found or made.
+            ConfigError: none is named, it cannot be found or made, or the calibration cannot be read.
+            CameraError: the calibration is of another camera.
         """
         module, _, name = self.camera.partition(":")
         if not (module and name):
@@ -79,10 +83,15 @@ class Deployment:
             make: Callable[[], Camera] = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"camera: {self.camera} cannot be found ({error})") from error
+        calibration = None
+        if self.camera_calibration is not None:  # read before a device is opened
+            from zerograsp_edge.runtime.camera.correction import CameraCalibration, CorrectedCamera
+
+            calibration = CameraCalibration.load(self.camera_calibration)
         camera = make()
         if not callable(getattr(camera, "read", None)):
             raise ConfigError(f"camera: {self.camera} returned {type(camera).__name__}, which has no read()")
-        return camera
+        return camera if calibration is None else CorrectedCamera(camera, calibration)
 
 
 def load_deployment(path: str | Path, robot: str) -> Deployment:

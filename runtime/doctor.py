@@ -227,7 +227,7 @@ def _packages() -> list[Check]:
         ),
         _extra("mesh", ("skimage", "trimesh"), "watertight meshes"),
         _extra("sim", ("mujoco", "scipy", "skimage", "trimesh"), "simulated worlds"),
-        _extra("calibration", ("scipy",), "hand-eye calibration"),
+        _extra("calibration", ("scipy",), "hand-eye and camera calibration"),
         _extra("franka", ("franky",), "a Franka arm"),
         _extra("view", ("viser",), "live 3D view"),
         _extra("export", ("torch", "ocnn", "segmentation_models_pytorch", "onnx"), "checkpoint to bundle"),

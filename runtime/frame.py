@@ -128,6 +128,16 @@ class Frame:
         """The same picture with another (H, W) instance mask."""
         return self._replaced(mask=mask, background=background)
 
+    def with_calibration(self, intrinsics: np.ndarray, depth: np.ndarray) -> Frame:
+        """The same picture with other (3, 3) intrinsics, pixels, and (H, W) depth, mm.
+
+        Depth that is not finite or negative counts as in a new frame, in addition to what was repaired before.
+        """
+        intrinsics = check_intrinsics(intrinsics, self.width, self.height)
+        frame = self._replaced(intrinsics=intrinsics, depth=depth)
+        object.__setattr__(frame, "repaired_depth", self.repaired_depth + frame.repaired_depth)
+        return frame
+
     def crop(self, top: int = 0, bottom: int | None = None, left: int = 0, right: int | None = None) -> Frame:
         """The rows [top, bottom) and columns [left, right), with the principal point moved along.
 

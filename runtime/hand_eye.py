@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from zerograsp_edge.runtime.errors import OutputError, ZeroGraspError
+from zerograsp_edge.runtime.errors import ZeroGraspError
+from zerograsp_edge.runtime.versioned_file import read_entries, write_entries
 
 Mode = Literal["eye-in-hand", "eye-to-hand"]
 FORMAT, VERSION = "zerograsp-edge hand-eye", 1
@@ -131,8 +132,7 @@ class HandEye:
         """
         path = Path(path)
         try:
-            entries = _parse(path)
-            return _from_entries(entries)
+            return _from_entries(read_entries(path, FORMAT, VERSION, "hand-eye calibration", HandEyeError))
         except HandEyeError as error:
             raise HandEyeError(
                 f"{path}: {error}; make a new one with: zerograsp-edge calibrate hand-eye"
@@ -145,25 +145,7 @@ class HandEye:
             HandEyeError: another suffix.
             OutputError: it cannot be written.
         """
-        import yaml
-
-        path = Path(path)
-        if path.suffix not in (".json", ".yaml", ".yml"):
-            raise HandEyeError(f"expected a file NAME.yaml or NAME.json, got {path}")
-        entries = self.to_dict()
-        text = (
-            json.dumps(entries, indent=2) + "\n"
-            if path.suffix == ".json"
-            else yaml.safe_dump(entries, sort_keys=False, default_flow_style=None, width=110)
-        )
-        partial = path.with_name(path.name + ".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}") from error
-        return path
+        return write_entries(path, self.to_dict(), HandEyeError)
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -226,23 +208,6 @@ def checked_pose(pose: Any, name: str) -> np.ndarray:
             "is it in millimetres?"
         )
     return matrix
-
-
-def _parse(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise HandEyeError(f"cannot be read ({error})") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise HandEyeError(f"is damaged ({' '.join(str(error).split())})") from error
-    if not isinstance(entries, Mapping) or entries.get("format") != FORMAT:
-        raise HandEyeError(f"is no hand-eye calibration: expected a mapping with format '{FORMAT}'")
-    if entries.get("version") != VERSION:
-        raise HandEyeError(f"has version {entries.get('version')}, expected {VERSION}")
-    return entries
 
 
 def _from_entries(entries: Mapping[str, Any]) -> HandEye:

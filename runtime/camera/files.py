@@ -135,6 +135,14 @@ class FrameFolder:
         return str(self.folder)
 
     @property
+    def serial(self) -> str:
+        """The camera's serial number where the first frame's camera file says it, else empty."""
+        if isinstance(self._camera, CameraFile):
+            return self._camera.serial
+        file = self.files[0].camera
+        return "" if self._camera is not None or file is None else read_camera(file).serial
+
+    @property
     def counters(self) -> CameraCounters:
         return CameraCounters(frames=self._next)
 

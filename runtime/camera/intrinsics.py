@@ -33,11 +33,13 @@ class CameraFile:
         intrinsics: (3, 3) float32, pixels.
         depth_scale: mm per unit of the depth image, None when the file does not say.
         size: (width, height) of the picture the intrinsics belong to, None when the file does not say.
+        serial: the camera's serial number, empty when the file does not say.
     """
 
     intrinsics: np.ndarray
     depth_scale: float | None
     size: tuple[int, int] | None
+    serial: str = ""
 
 
 def read_camera(path: str | Path) -> CameraFile:
@@ -71,7 +73,8 @@ def read_camera(path: str | Path) -> CameraFile:
         raise FrameError(
             f"camera file {path}: depth_scale must be positive (mm per unit), got {depth_scale:g}"
         )
-    return CameraFile(intrinsics, depth_scale, size)
+    serial = str(entries.get("serial", entries.get("serial_number", "")))
+    return CameraFile(intrinsics, depth_scale, size, serial)
 
 
 def _parse(text: str, path: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ def open_camera(
     speed: float | None = None,
     loop: bool = False,
     record: Path | None = None,
+    calibration: Path | None = None,
 ) -> FrameSource:
     """Open a source of frames.
 
@@ -33,10 +34,18 @@ def open_camera(
         speed: of a recording: 1 as fast as it was recorded, None as fast as it is read.
         loop: recordings and folders start again after their last frame.
         record: .db3 file that everything is recorded to: of a camera as it comes, of everything else its frames.
+        calibration: file of `zerograsp-edge calibrate camera`, applied to every frame that is read; what is recorded
+            stays as it comes.
 
     Raises:
-        CameraError: there is no such camera or recording. FrameError: no frames in the folder. MissingExtra.
+        CameraError: there is no such camera or recording, or the calibration is of another camera. FrameError: no
+            frames in the folder. ConfigError: the calibration cannot be read. MissingExtra.
     """
+    if calibration is not None:
+        from zerograsp_edge.runtime.camera.correction import CameraCalibration, CorrectedCamera
+
+        loaded = CameraCalibration.load(calibration)
+        return CorrectedCamera(open_camera(what, config, speed=speed, loop=loop, record=record), loaded)
     kind, _, argument = str(what).partition(":")
     source: FrameSource
     if kind == "realsense":

@@ -22,6 +22,7 @@ from zerograsp_edge.runtime.models import EDGE_MODEL
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zerograsp_edge.runtime.camera.correction import CameraCalibration
     from zerograsp_edge.runtime.camera.files import FrameFolder
     from zerograsp_edge.runtime.pipeline import Pipeline
 
@@ -49,6 +50,8 @@ class Run:
     error."""
     camera: Path | None = None
     """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); overrides a folder's own."""
+    calibration: Path | None = None
+    """File of `calibrate camera` with refined intrinsics and a depth correction, applied to every frame."""
     frame: str | None = None
     """Only the frame of this name from the folder."""
     depth_scale: float | None = None
@@ -76,15 +79,22 @@ class Run:
         console = Console(quiet=self.quiet)
         bundle = load_bundle(self.bundle)
         frames = self._frames()
+        calibration = self._calibration(frames)
         with open_segmenter(
             self.segment, max_objects=bundle.limits.max_objects, threads=self.threads
         ) as segmenter:
             with console.status(f"loading {self.bundle}"):
                 pipeline = Pipeline(bundle, self.backend, threads=self.threads, segmenter=segmenter)
-            self._run(pipeline, frames, console)
+            self._run(pipeline, frames, calibration, console)
         return 0
 
-    def _run(self, pipeline: Pipeline, frames: FrameFolder | list[Frame], console: Console) -> None:
+    def _run(
+        self,
+        pipeline: Pipeline,
+        frames: FrameFolder | list[Frame],
+        calibration: CameraCalibration | None,
+        console: Console,
+    ) -> None:
         from rich.progress import track
 
         from zerograsp_edge.runtime.outputs import write_outputs
@@ -94,6 +104,7 @@ class Run:
             console.print(f"[yellow]{UNTRAINED}[/]")
         single = len(frames) == 1
         for frame in track(frames, description="frames", console=console, transient=True, disable=single):
+            frame = frame if calibration is None else calibration.apply(frame)
             frame = frame if self.crop is None else frame.crop(*self.crop)
             out = self.out if single else self.out / frame.name
             result = pipeline(frame)
@@ -108,6 +119,20 @@ class Run:
             print_result(console, result)
             print_timings(console, result.timings)
             console.print("wrote " + ", ".join(str(file) for file in files))
+
+    def _calibration(self, frames: FrameFolder | list[Frame]) -> CameraCalibration | None:
+        """The calibration to apply; refused for another camera's frames where their serial number is known."""
+        from zerograsp_edge.runtime.camera.correction import CameraCalibration
+        from zerograsp_edge.runtime.camera.intrinsics import read_camera
+
+        if self.calibration is None:
+            return None
+        calibration = CameraCalibration.load(self.calibration)
+        if self.camera is not None:
+            calibration.check_serial(read_camera(self.camera).serial)
+        else:
+            calibration.check_serial(getattr(frames, "serial", ""))
+        return calibration
 
     def _frames(self) -> FrameFolder | list[Frame]:
         """The frames to run; those of a folder are read one by one."""

@@ -75,6 +75,12 @@ class RealSenseCamera:
         return str(self._supervisor.device or "RealSense camera")
 
     @property
+    def serial(self) -> str:
+        """The device's serial number; empty while none was found."""
+        device = self._supervisor.device
+        return "" if device is None else device.serial
+
+    @property
     def clock(self) -> TimestampClock:
         return self.config.clock
 
