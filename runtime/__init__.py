@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 _MODULE_OF = {
+    "CameraError": "errors",
     "EndOfFrames": "errors",
     "Frame": "frame",
     "FrameError": "errors",
@@ -25,13 +26,18 @@ _MODULE_OF = {
     "LimitError": "pipeline",
     "ObjectReconstruction": "result",
     "Pipeline": "pipeline",
+    "Playback": "camera.playback",
+    "RealSenseCamera": "camera.realsense.camera",
+    "RealSenseConfig": "camera.realsense.config",
     "Result": "result",
     "Segmentation": "segmentation",
     "Segmenter": "segmentation",
     "SimulatedCamera": "camera.simulated",
+    "SoftwareCamera": "camera.software",
     "ZeroGraspError": "errors",
     "diagnose": "doctor",
     "load_bundle": "bundle",
+    "open_camera": "camera.opening",
     "read_frame": "camera.files",
     "write_outputs": "outputs",
 }

@@ -29,6 +29,7 @@ class Group:
 COMMANDS: dict[str, Entry | Group] = {
     "demo": ("zerograsp_edge.runtime.commands.demo", "Demo"),
     "run": ("zerograsp_edge.runtime.commands.run", "Run"),
+    "record": ("zerograsp_edge.runtime.commands.record", "Record"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
     "train": ("zerograsp_edge.export.training.command", "Train"),

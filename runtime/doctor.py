@@ -17,6 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from zerograsp_edge.runtime.camera.realsense.library import LIBUSB_FIX, librealsense
+from zerograsp_edge.runtime.camera.realsense.usb import UDEV_FIX, udev_rules, usb_cameras
+from zerograsp_edge.runtime.errors import MissingExtra
 from zerograsp_edge.runtime.extras import install_command
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ Status = Literal["ok", "missing", "warn"]
 MIN_PYTHON = (3, 10)
 MIN_MEMORY_GIB = 4.0
 MIN_DISK_GIB = 2.0
-_UDEV_FOLDERS = ("etc/udev/rules.d", "lib/udev/rules.d", "usr/lib/udev/rules.d")
 _REINSTALL = "pip install --force-reinstall zerograsp-edge"
 
 
@@ -318,18 +320,63 @@ def _power_mode(root: Path) -> Check:
 
 
 def _cameras(root: Path) -> list[Check]:
-    rules = [path for folder in _UDEV_FOLDERS for path in (root / folder).glob("*realsense*.rules")]
-    fix = (
-        "sudo curl -fsSLo /etc/udev/rules.d/99-realsense-libusb.rules "
-        "https://raw.githubusercontent.com/realsenseai/librealsense/master/config/"
-        "99-realsense-libusb.rules "
-        "&& sudo udevadm control --reload-rules && sudo udevadm trigger"
-    )
+    rules = udev_rules(root)
     found = str(rules[0]) if rules else "no *realsense*.rules: a camera can only be opened as root"
     return [
-        _python_package("pyrealsense2", install_command("camera"), group="camera"),
-        Check("camera", "udev rules", "ok" if rules else "missing", found, "" if rules else fix),
+        _librealsense(),
+        Check("camera", "udev rules", "ok" if rules else "missing", found, "" if rules else UDEV_FIX),
+        *_devices(root),
     ]
+
+
+def _librealsense() -> Check:
+    """Imported, because it is often there and lacks a library of the system."""
+    if not _present("pyrealsense2"):
+        return Check("camera", "pyrealsense2", "missing", "not installed", install_command("camera"))
+    try:
+        librealsense()
+    except MissingExtra as error:
+        cause = error.__cause__.__cause__ if isinstance(error.__cause__, MissingExtra) else error.__cause__
+        fix = LIBUSB_FIX if "libusb" in str(cause) else install_command("camera")
+        return Check("camera", "pyrealsense2", "missing", f"fails to import: {cause}", fix)
+    return Check("camera", "pyrealsense2", "ok", _versioned("pyrealsense2"))
+
+
+def _devices(root: Path) -> list[Check]:
+    """Cameras on the bus; their firmware where librealsense can be asked."""
+    on_bus = usb_cameras(root)
+    if not on_bus:
+        return [Check("camera", "devices", "missing", "no RealSense camera on the bus")]
+    firmware = _firmware() if root == Path("/") else None
+    checks = []
+    for camera in on_bus:
+        detail, fix = f"{camera.model}, link of {camera.megabits} Mbit/s", ""
+        if camera.recovery:
+            detail, fix = f"{detail}, waits for a firmware", "rs-fw-update -r -f SIGNED_IMAGE.bin"
+        elif not camera.accessible:
+            detail, fix = f"{detail}, this user may not open {camera.node}", UDEV_FIX
+        elif camera.slow_link:
+            detail, fix = f"{detail}: USB 2", "use a USB 3 port and the cable that came with the camera"
+        checks.append(Check("camera", "device", "warn" if fix else "ok", detail, fix))
+    return checks if firmware is None else [*checks, firmware]
+
+
+def _firmware() -> Check | None:
+    try:
+        from zerograsp_edge.runtime.camera.realsense.devices import describe, version
+
+        rs = librealsense()
+        found = [describe(rs, device) for device in rs.context().query_devices()]
+    except (MissingExtra, RuntimeError):
+        return None  # another line says so
+    if not found:
+        return None
+    old = [d for d in found if d.recommended_firmware and version(d.firmware) < version(d.recommended_firmware)]
+    detail = "; ".join(f"{device.serial}: {device.firmware}" for device in found)
+    if not old:
+        return Check("camera", "firmware", "ok", detail)
+    return Check("camera", "firmware", "warn", f"{detail}; recommended {old[0].recommended_firmware}",
+                 f"rs-fw-update -s {old[0].serial} -f SIGNED_IMAGE.bin")  # fmt: skip
 
 
 def _python_package(module: str, fix: str, group: str = "NVIDIA") -> Check:

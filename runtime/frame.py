@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,6 +35,7 @@ class Frame:
         name: what messages and output folders call the frame.
         background: mask value that is no object; None means the smallest value in the mask. Only where it is given
             may the mask hold no object at all: an empty scene.
+        metadata: what the camera says about the exposure, by its own names; may be empty.
         repaired_depth: number of NaN, infinite or negative depth values that were set to 0.
 
     Raises:
@@ -47,6 +49,7 @@ class Frame:
     timestamp: float = 0.0
     name: str = "frame"
     background: int | None = None
+    metadata: Mapping[str, float] = field(default_factory=dict)
     repaired_depth: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:

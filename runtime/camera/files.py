@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from zerograsp_edge.runtime.camera.base import CameraCounters, TimestampClock
 from zerograsp_edge.runtime.camera.intrinsics import CameraFile, read_camera
 from zerograsp_edge.runtime.camera.png import PngHeader, check_png, palette_as_grey
 from zerograsp_edge.runtime.errors import EndOfFrames, FrameError
@@ -105,6 +106,9 @@ class FrameFolder:
         FrameError: no folder, no frame in it, or a frame with only some of its pictures.
     """
 
+    live = False
+    clock: TimestampClock = "own"
+
     def __init__(
         self,
         folder: str | Path,
@@ -125,6 +129,14 @@ class FrameFolder:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(files.name for files in self.files)
+
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    @property
+    def counters(self) -> CameraCounters:
+        return CameraCounters(frames=self._next)
 
     def __len__(self) -> int:
         return len(self.files)

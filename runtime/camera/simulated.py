@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zerograsp_edge.runtime.camera.base import CameraCounters, TimestampClock
 from zerograsp_edge.runtime.camera.scene import SceneObject, make_scene
 from zerograsp_edge.runtime.camera.shading import TABLES, shade
 from zerograsp_edge.runtime.errors import EndOfFrames
@@ -84,6 +85,9 @@ class SimulatedCamera:
         num_frames: `read()` ends after that many; None is endless.
     """
 
+    live = False
+    clock: TimestampClock = "own"
+
     def __init__(
         self,
         seed: int = 0,
@@ -131,6 +135,14 @@ class SimulatedCamera:
         frame, self._truth = self.render(self._index)
         self._index += 1
         return frame
+
+    @property
+    def name(self) -> str:
+        return f"simulated scene {self.seed}"
+
+    @property
+    def counters(self) -> CameraCounters:
+        return CameraCounters(frames=self._index)
 
     @property
     def ground_truth(self) -> GroundTruth:

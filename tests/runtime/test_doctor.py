@@ -43,7 +43,7 @@ def test_looks_at_everything_without_importing_torch() -> None:
     assert ("torch" in sys.modules) == loaded
     for check in checks.values():
         assert check.detail
-        assert check.fix or check.status == "ok" or check.name in ("GPU", "tensorrt", "pycuda", "memory")
+        assert check.fix or check.status == "ok" or check.name in ("GPU", "tensorrt", "pycuda", "memory", "devices")
 
 
 def test_missing_extra_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

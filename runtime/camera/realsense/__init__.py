@@ -1,0 +1,1 @@
+"""RealSense cameras of the D400 family through librealsense."""
