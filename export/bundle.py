@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
+from zerograsp_edge.export.bundle_folder import bundle_folder, save_stage, versions, write_manifest
 from zerograsp_edge.export.half_weights import rounded_to_half, store_half
 from zerograsp_edge.export.image_encoder import IMAGE_MULTIPLE, MEAN, STD, image_encoder
 from zerograsp_edge.export.network.zerograsp import ZeroGrasp
 from zerograsp_edge.export.reference import reference_outputs
 from zerograsp_edge.export.stages import decoder, octree_encoder
-from zerograsp_edge.runtime.bundle import (
-    CUSTOM_OP_VERSION,
-    FORMAT,
-    MANIFEST,
-    REFERENCE,
-    VERSION,
-    Bundle,
-    BundleError,
-    Limits,
-    is_bundle,
-    load_bundle,
-    seal,
-    sha256,
-)
+from zerograsp_edge.runtime.bundle import REFERENCE, ZEROGRASP, Bundle, Limits, load_bundle
 from zerograsp_edge.runtime.frame import Frame
 
 Progress = Callable[[str], None]
@@ -77,41 +59,21 @@ def write_bundle(
         BundleError: the folder exists, or holds something else.
     """
     root = Path(path)
-    if root.exists():
-        if not overwrite:
-            raise BundleError(f"{root} exists; choose another name or pass --overwrite")
-        if not is_bundle(root):
-            raise BundleError(f"{root} exists and is not a bundle; it was left alone, choose another name")
-    limits = limits or Limits()
-    network.eval()
-    if half_weights:
-        network = rounded_to_half(network)
-    # Names of this process alone: a folder of somebody else is never in the way.
-    partial, replaced = (
-        root.with_name(f".{root.name}.{os.getpid()}.{what}") for what in ("partial", "replaced")
-    )
-    partial.mkdir(parents=True)
-    try:
+    with bundle_folder(root, ZEROGRASP, overwrite=overwrite) as folder:
+        limits = limits or Limits()
+        network.eval()
+        if half_weights:
+            network = rounded_to_half(network)
         stages = {}
         for name, model in build_stages(network):
             progress(f"stage {name}")
             if half_weights:
                 store_half(model)
-            file = f"{name}.onnx"
-            onnx.save(model, str(partial / file))
-            stages[name] = {
-                "file": file,
-                "precision": "fp32",
-                "inputs": [_tensor(v) for v in model.graph.input],
-                "outputs": [_tensor(v) for v in model.graph.output],
-            }
+            stages[name] = save_stage(folder, name, model)
         progress("reference outputs")
         arrays: dict[str, Any] = reference_outputs(network, reference or _reference_frame(limits))
-        np.savez_compressed(partial / REFERENCE, **arrays)
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "custom_op_version": CUSTOM_OP_VERSION,
+        np.savez_compressed(folder / REFERENCE, **arrays)
+        content = {
             "trained": trained,
             "network": network.config.to_dict(),
             "image_multiple": IMAGE_MULTIPLE.get(network.config.image_encoder, 1),
@@ -119,29 +81,10 @@ def write_bundle(
             "normalisation": {"mean": MEAN.tolist(), "std": STD.tolist(), "in_graph": True},
             "latent": "mean",
             "stages": stages,
-            "files": {p.name: sha256(p) for p in sorted(partial.iterdir())},
-            "provenance": {**_versions(), **(provenance or {})},
+            "provenance": {**versions(), **(provenance or {})},
         }
-        (partial / MANIFEST).write_text(json.dumps(seal(manifest), indent=2) + "\n", encoding="utf-8")
-        if root.exists():
-            root.rename(replaced)
-        partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if replaced.exists() and not root.exists():
-            replaced.rename(root)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        write_manifest(folder, ZEROGRASP, content)
     return load_bundle(root, check=False)
-
-
-def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    tensor = value.type.tensor_type
-    return {
-        "name": value.name,
-        "dtype": onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
-        "shape": [d.dim_param or d.dim_value for d in tensor.shape.dim],
-    }
 
 
 def _reference_frame(limits: Limits) -> Frame:
@@ -153,16 +96,3 @@ def _reference_frame(limits: Limits) -> Frame:
         for size, most in ((640, limits.max_width), (480, limits.max_height))
     )
     return SimulatedCamera(seed=7, num_objects=min(4, limits.max_objects), width=width, height=height).read()
-
-
-def _versions() -> dict[str, Any]:
-    try:
-        version = metadata.version("zerograsp-edge")
-    except metadata.PackageNotFoundError:
-        version = "source tree"
-    return {
-        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "zerograsp_edge": version,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-    }

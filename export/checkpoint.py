@@ -68,7 +68,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         raise CheckpointError(f"{path}: {size} bytes, expected a checkpoint; the file is empty or truncated")
     if head[8:9] == b"{" and not head.startswith(b"PK"):
         return _read_safetensors(path)
-    return _strip_prefix(path, _tensors(path, _read_torch(path))), {}
+    return _strip_prefix(path, _tensors(path, read_torch(path))), {}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -82,7 +82,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
     try:
         with path.open("rb") as file:  # by handle: by name, torch.load would go by the suffix
             is_pickle = file.read(1) in (b"P", b"\x80")  # zip archive of pickles, or a bare pickle

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zerograsp_edge.runtime.errors import ZeroGraspError
 
@@ -25,6 +25,26 @@ SEAL = "manifest_sha256"
 
 class BundleError(ZeroGraspError, ValueError):
     """A bundle that is missing, damaged, tampered with or made for another version; the message says what to run."""
+
+
+@dataclass(frozen=True)
+class BundleKind:
+    """What tells bundles of one kind of network from those of another.
+
+    Attributes:
+        format: entry of the manifest.
+        versions: the versions that this runtime reads, by their entry of the manifest.
+        command: what writes such a bundle, up to its name.
+    """
+
+    format: str
+    versions: dict[str, int]
+    command: str
+
+
+ZEROGRASP = BundleKind(
+    FORMAT, {"version": VERSION, "custom_op_version": CUSTOM_OP_VERSION}, "zerograsp-edge export CHECKPOINT"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,16 @@ class Stage:
     outputs: tuple[str, ...]
 
 
+class Stages(Protocol):
+    """What an executor needs of a bundle of any kind."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def stages(self) -> dict[str, Stage]: ...
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A loaded, checked bundle.
@@ -155,8 +185,32 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
         BundleError: see the class.
     """
     root = Path(path)
-    manifest = _read_manifest(root)
-    _check_versions(root, manifest)
+    manifest = read_manifest(root, ZEROGRASP, check=check)
+    try:
+        network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
+        sizes: dict[str, Any] = {name: network[name] for name in Geometry.__dataclass_fields__}
+        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"])})
+        limits = Limits(**manifest["limits"])
+        trained = bool(manifest["trained"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again"
+        ) from error
+    expected = {"image_encoder", "octree_encoder", *(f"decoder_{d}" for d in geometry.depths)}
+    return Bundle(root, geometry, limits, read_stages(root, manifest, expected), trained, manifest)
+
+
+def read_manifest(root: Path, kind: BundleKind, *, check: bool = True) -> dict[str, Any]:
+    """The manifest of a bundle of that kind, its versions checked.
+
+    Args:
+        check: also check the hash of the manifest and of every file.
+
+    Raises:
+        BundleError: see the class.
+    """
+    manifest = _read_manifest(root, kind)
+    _check_versions(root, manifest, kind)
     files = _section(root, manifest, "files", dict)
     if check:
         if manifest.get(SEAL) != seal(manifest)[SEAL]:
@@ -164,11 +218,16 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
                 f"{root / MANIFEST}: its SHA-256 is not its own: changed; copy or export the bundle again"
             )
         _check_files(root, files)
+    return manifest
+
+
+def read_stages(root: Path, manifest: dict[str, Any], expected: set[str]) -> dict[str, Stage]:
+    """The stages of a manifest, by name; all expected ones are there, and every file has a hash.
+
+    Raises:
+        BundleError: see the class.
+    """
     try:
-        network = {**manifest["network"], "image_multiple": manifest["image_multiple"]}
-        sizes: dict[str, Any] = {name: network[name] for name in Geometry.__dataclass_fields__}
-        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"])})
-        limits = Limits(**manifest["limits"])
         stages = {
             name: Stage(
                 name,
@@ -179,50 +238,47 @@ def load_bundle(path: str | Path, *, check: bool = True) -> Bundle:
             )
             for name, s in manifest["stages"].items()
         }
-        trained = bool(manifest["trained"])
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{root / MANIFEST}: entry missing or malformed: {error}; export the bundle again"
         ) from error
-    expected = {"image_encoder", "octree_encoder", *(f"decoder_{d}" for d in geometry.depths)}
     if missing := sorted(expected - set(stages)):
         raise BundleError(f"{root / MANIFEST}: stages missing: {', '.join(missing)}; export the bundle again")
     for stage in stages.values():
-        if stage.file not in files:
+        if stage.file not in manifest["files"]:
             raise BundleError(f"{root / MANIFEST}: {stage.file} has no hash; export the bundle again")
-    return Bundle(root, geometry, limits, stages, trained, manifest)
+    return stages
 
 
-def is_bundle(path: Path) -> bool:
+def is_bundle(path: Path, kind: BundleKind = ZEROGRASP) -> bool:
     """Whether a folder is a bundle, maybe an outdated one; a manifest.json of something else is none."""
     try:
-        return bool(_read_manifest(path))
+        return bool(_read_manifest(path, kind))
     except BundleError:
         return False
 
 
-def _read_manifest(root: Path) -> dict[str, Any]:
+def _read_manifest(root: Path, kind: BundleKind) -> dict[str, Any]:
     if not root.exists():
-        raise BundleError(f"no bundle at {root}: make one with `zerograsp-edge export CHECKPOINT {root}`")
+        raise BundleError(f"no bundle at {root}: make one with `{kind.command} {root}`")
     path = root / MANIFEST
     if not path.is_file():
-        raise BundleError(
-            f"{root} is not a bundle: expected a folder with {MANIFEST}, which `zerograsp-edge export` writes"
-        )
+        writer = " ".join(kind.command.split()[:2])
+        raise BundleError(f"{root} is not a bundle: expected a folder with {MANIFEST}, which `{writer}` writes")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged ({error}); copy or export the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"{path}: expected the format '{FORMAT}'; this is not a bundle of zerograsp-edge")
+    if not isinstance(manifest, dict) or manifest.get("format") != kind.format:
+        got = manifest.get("format") if isinstance(manifest, dict) else None
+        other = f", got '{got}'" if isinstance(got, str) else ""
+        raise BundleError(f"{path}: expected the format '{kind.format}'{other}; {root} is not such a bundle")
     return manifest
 
 
-def _check_versions(root: Path, manifest: dict[str, Any]) -> None:
-    for key, known, what in (
-        ("version", VERSION, "bundle"),
-        ("custom_op_version", CUSTOM_OP_VERSION, "custom-op"),
-    ):
+def _check_versions(root: Path, manifest: dict[str, Any], kind: BundleKind) -> None:
+    for key, known in kind.versions.items():
+        what = "bundle" if key == "version" else "custom-op"
         got = manifest.get(key)
         if not isinstance(got, int):
             raise BundleError(

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "record": ("zerograsp_edge.runtime.commands.record", "Record"),
     "loop": ("zerograsp_edge.runtime.commands.loop", "Loop"),
     "export": ("zerograsp_edge.export.command", "Export"),
+    "export-sam2": ("zerograsp_edge.export.sam2.command", "ExportSam2"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from zerograsp_edge import kernels
-from zerograsp_edge.runtime.bundle import Bundle, BundleError
+from zerograsp_edge.runtime.bundle import BundleError, Stages
 
 OLDEST = (1, 17)  # the custom-op library uses ONNX Runtime's C API of this version
 
 
 class OnnxRuntimeExecutor:
-    """Runs stages of a bundle on the CPU.
+    """Runs the stages of a bundle of any kind on the CPU.
 
     Inputs and outputs are bound to the caller's arrays: nothing is copied, and ONNX Runtime's arena keeps
     what it needs inside a stage, so that a steady stream of frames allocates nothing.
@@ -26,7 +26,7 @@ class OnnxRuntimeExecutor:
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(self, bundle: Stages, threads: int = 0) -> None:
         import onnxruntime as ort
 
         version = tuple(int(part) for part in ort.__version__.split(".")[:2])

@@ -66,7 +66,7 @@ def read_frame(
         )
     scale = depth_scale if depth_scale is not None else camera.depth_scale
     millimetres = _read_depth(depth, 1.0 if scale is None else scale)
-    ids = None if mask is None else _read_mask(Path(mask))
+    ids = None if mask is None else read_mask(Path(mask))
     short_name = rgb.name.split(".")[0]
     try:
         return Frame(
@@ -193,6 +193,13 @@ class FrameFolder:
         )
 
 
+def find_masks(folder: Path) -> dict[str, Path]:
+    """The instance masks in a folder by their frames' names; layouts as in FrameFolder, frames are not needed."""
+    if not folder.is_dir():
+        raise FrameError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    return _by_name(folder, "mask", _DEPTH_SUFFIXES)
+
+
 def find_frames(folder: Path) -> tuple[FrameFiles, ...]:
     """The frames in a folder (layouts: see FrameFolder), in natural order of their names: 2 before 10."""
     if not folder.is_dir():
@@ -280,7 +287,7 @@ def _read_depth(path: Path, scale: float) -> np.ndarray:
     return depth if scale == 1.0 else depth.astype(np.float32) * np.float32(scale)
 
 
-def _read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
     """(H, W) integer instance ids; of a palette picture the indices."""
     if path.suffix.lower() == ".npy":
         return _read_npy(path)

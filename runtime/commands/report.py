@@ -97,10 +97,9 @@ def describe_segmentation(segmentation: Segmentation) -> str:
     """One line on what was segmented, for a frame that came without a mask."""
     count = len(segmentation.object_ids)
     supports = len(segmentation.planes)
-    text = (
-        f"no mask given: segmented by geometry, {count} object{'s' * (count != 1)} on {supports} "
-        f"plane{'s' * (supports != 1)}"
-    )
+    text = f"no mask given: segmented by {segmentation.source}, {count} object{'s' * (count != 1)}"
+    if supports:
+        text += f" on {supports} plane{'s' * (supports != 1)}"
     if segmentation.left_out:
         text += "; left out: " + ", ".join(f"{n} {why}" for why, n in segmentation.left_out.items())
     return text + " (masks of your own: --mask, or NAME.mask.png in the folder)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -20,8 +20,10 @@ from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.models import EDGE_MODEL
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zerograsp_edge.runtime.camera.files import FrameFolder
-    from zerograsp_edge.runtime.segmentation import Segmenter
+    from zerograsp_edge.runtime.pipeline import Pipeline
 
 
 @dataclass
@@ -40,10 +42,11 @@ class Run:
     """Depth image of a single frame: 16-bit PNG or .npy."""
     mask: Path | None = None
     """Instance masks of a single frame: PNG or .npy of object ids; without them see --segment."""
-    segment: Literal["geometric", "none"] = "geometric"
-    """What finds the objects of a frame without masks: geometric (supports and what stands on them, by depth
-    and colour), or
-    none: such a frame is an error."""
+    segment: str = "geometric"
+    """What finds the objects of a frame without masks: geometric (supports and what stands on them, by depth and
+    colour); sam2:BUNDLE (SAM 2 from export-sam2, prompted by geometry) or sam2-grid:BUNDLE (by a grid of points);
+    shm:NAME or zmq:ADDRESS (another process: MaskPublisher); folder:PATH (NAME.mask.png); or none: such a frame is an
+    error."""
     camera: Path | None = None
     """Camera file (JSON or YAML with K, fx/fy/cx/cy or a projection matrix); overrides a folder's own."""
     frame: str | None = None
@@ -64,16 +67,27 @@ class Run:
 
     def execute(self) -> int:
         from rich.console import Console
-        from rich.progress import track
 
-        from zerograsp_edge.runtime.outputs import write_outputs
         from zerograsp_edge.runtime.pipeline import Pipeline
+        from zerograsp_edge.runtime.segmentation.choice import open_segmenter
 
         console = Console(quiet=self.quiet)
         bundle = load_bundle(self.bundle)
         frames = self._frames()
-        with console.status(f"loading {self.bundle}"):
-            pipeline = Pipeline(bundle, threads=self.threads, segmenter=self._segmenter(bundle.limits.max_objects))
+        with open_segmenter(
+            self.segment, max_objects=bundle.limits.max_objects, threads=self.threads
+        ) as segmenter:
+            with console.status(f"loading {self.bundle}"):
+                pipeline = Pipeline(bundle, threads=self.threads, segmenter=segmenter)
+            self._run(pipeline, frames, console)
+        return 0
+
+    def _run(self, pipeline: Pipeline, frames: FrameFolder | list[Frame], console: Console) -> None:
+        from rich.progress import track
+
+        from zerograsp_edge.runtime.outputs import write_outputs
+
+        bundle = pipeline.bundle
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
         single = len(frames) == 1
@@ -92,14 +106,6 @@ class Run:
             print_result(console, result)
             print_timings(console, result.timings)
             console.print("wrote " + ", ".join(str(file) for file in files))
-        return 0
-
-    def _segmenter(self, max_objects: int) -> Segmenter | None:
-        if self.segment == "none":
-            return None
-        from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter, SegmentationConfig
-
-        return GeometricSegmenter(SegmentationConfig(max_objects=max_objects), threads=self.threads)
 
     def _frames(self) -> FrameFolder | list[Frame]:
         """The frames to run; those of a folder are read one by one."""

@@ -1,7 +1,8 @@
 """Instance masks from a frame: one protocol, `Segmenter`, and what it returns.
 
-`GeometricSegmenter` (the default, no network) finds supports and the things on them. Masks from elsewhere need no
-segmenter: put them into the frame (`Frame(mask=...)`, `frame.with_mask`, NAME.mask.png).
+`geometric.GeometricSegmenter` (the default, no network) finds supports and the things on them, `sam2.Sam2Segmenter`
+runs SAM 2, `external.ExternalSegmenter` takes masks from another process and `folder.FolderSegmenter` from files. Masks
+that are there when a frame is made need no segmenter: `Frame(mask=...)`, `frame.with_mask`, NAME.mask.png.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Segmentation:
         left_out: segments that are no objects, counted by reason.
         reason: why there is no object; empty when there is one.
         timings: milliseconds by part.
+        source: what found them, for people.
     """
 
     mask: np.ndarray
@@ -54,6 +56,7 @@ class Segmentation:
     left_out: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
+    source: str = "a segmenter"
 
     @property
     def object_ids(self) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ from zerograsp_edge.runtime.segmentation.planes import (
     large_patch,
     tolerance,
 )
-from zerograsp_edge.runtime.segmentation.tracking import IdTracker
+from zerograsp_edge.runtime.segmentation.tracking import IdTracker, appearances_of_pieces
 from zerograsp_edge.runtime.segmentation.weights import (
     BOUNDARY_WEIGHTS,
     OBJECT_WEIGHTS,
@@ -41,6 +41,7 @@ from zerograsp_edge.runtime.segmentation.weights import (
 _SCORE, _ATTRACTIVE, _BESIDE = (
     OBJECT_FEATURES.index(name) for name in ("mean score", "attractive share", "beside planes")
 )
+SOURCE = "geometry"
 NO_DEPTH = "no depth within {:.0f} to {:.0f} mm"
 NOTHING = "nothing stands on the supports"
 TOO_SMALL, TOO_LARGE, OF_SUPPORT, TOO_MANY = (
@@ -125,7 +126,8 @@ class GeometricSegmenter:
             )
             if np.count_nonzero(inverse) < c.min_pixels / 4:
                 reason = NO_DEPTH.format(MIN_DEPTH_MM, 2 * c.max_depth)
-                return Segmentation(np.zeros(frame.depth.shape, np.int32), reason=reason, timings=watch.timings)
+                nothing = np.zeros(frame.depth.shape, np.int32)
+                return Segmentation(nothing, reason=reason, timings=watch.timings, source=SOURCE)
             height, width = inverse.shape
             whole = frame.rgb[: height * stride, : width * stride]
             small = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
@@ -158,7 +160,7 @@ class GeometricSegmenter:
                 planes[carrying] if carrying >= 0 else None, stride, frame,
             )  # fmt: skip
         with watch("track"):
-            ids = self._tracker.update(graph, pieces, objects)
+            ids = self._tracker.update(appearances_of_pieces(graph, pieces, objects))
         with watch("expand"):
             of_piece = np.append(np.append(0, ids)[objects + 1], -1).astype(np.int32)
             mask = kernels.expand_labels(
@@ -175,8 +177,9 @@ class GeometricSegmenter:
         if reason and left_out:
             reason += "; left out: " + ", ".join(f"{count} {why}" for why, count in left_out.items())
         return Segmentation(
-            mask, tuple(sorted(supports, key=lambda s: not s.carries)), left_out, reason, watch.timings
-        )
+            mask, tuple(sorted(supports, key=lambda s: not s.carries)), left_out, reason, watch.timings,
+            SOURCE,
+        )  # fmt: skip
 
     def _background(
         self, graph: kernels.PieceGraph, pieces: Pieces, planes: list[Plane]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zerograsp_edge.kernels import PieceGraph
+from zerograsp_edge.runtime.frame import MIN_DEPTH_MM, Frame
 from zerograsp_edge.runtime.segmentation.boundary import COLOUR, PIXELS, Pieces
 
 # Frames that an object may be hidden for and come back under its id.
@@ -14,6 +15,54 @@ PATIENCE = 30
 # mm; an object that is farther from where it was expected is another one, whatever it looks like.
 REACH = 120.0
 _FARTHEST_COST = 2.5
+
+
+@dataclass(frozen=True, eq=False)
+class Appearances:
+    """What objects of one frame are recognised by.
+
+    Attributes:
+        centres: (n, 3) mm, camera optical frame.
+        colours: (n, 3) mean in Lab, 8 bits a channel.
+        sizes: (n,) mm, root of the visible area.
+    """
+
+    centres: np.ndarray
+    colours: np.ndarray
+    sizes: np.ndarray
+
+
+def appearances_of_pieces(graph: PieceGraph, pieces: Pieces, objects: np.ndarray) -> Appearances:
+    """Of objects made of pieces; objects: (P,) object of each piece, 0 .. n - 1, -1 = none."""
+    count = int(objects.max(initial=-1)) + 1
+    inside = objects >= 0
+    of, pixels = objects[inside], graph.statistics[inside, PIXELS]
+    total = np.bincount(of, pixels, count)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(of, pixels * x, count) / total for x in values[inside].T], axis=1)
+
+    areas = np.bincount(of, pieces.areas[inside], count)
+    return Appearances(mean(pieces.centres), mean(graph.statistics[:, COLOUR]), np.sqrt(areas))
+
+
+def appearances_of_masks(frame: Frame, objects: np.ndarray) -> Appearances:
+    """Of objects in an image; objects: (H, W) 0 .. n - 1, -1 = none; each has pixels with depth, which count."""
+    import cv2
+
+    count = int(objects.max(initial=-1)) + 1
+    seen = (objects >= 0) & (frame.depth > MIN_DEPTH_MM)
+    of, depth = objects[seen], frame.depth[seen].astype(np.float64)
+    total = np.bincount(of, minlength=count)
+    (fx, _, cx), (_, fy, cy), _ = frame.intrinsics.astype(np.float64)
+    rows, columns = np.nonzero(seen)
+    points = np.stack([(columns - cx) / fx * depth, (rows - cy) / fy * depth, depth], axis=1)
+    lab = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2LAB)[seen]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(of, x, count) / total for x in values.T], axis=1)
+
+    return Appearances(mean(points), mean(lab), np.sqrt(np.bincount(of, depth**2 / (fx * fy), count)))
 
 
 @dataclass
@@ -36,22 +85,9 @@ class IdTracker:
         self._tracks: dict[int, _Track] = {}
         self._next = 1
 
-    def update(self, graph: PieceGraph, pieces: Pieces, objects: np.ndarray) -> np.ndarray:
-        """(objects,) int32 ids.
-
-        Args:
-            objects: (P,) object of each piece, 0 .. n - 1, -1 = none.
-        """
-        count = int(objects.max(initial=-1)) + 1
-        inside = objects >= 0
-        of, pixels = objects[inside], graph.statistics[inside, PIXELS]
-        total = np.bincount(of, pixels, count)
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            return np.stack([np.bincount(of, pixels * x, count) / total for x in values[inside].T], axis=1)
-
-        centres, colours = mean(pieces.centres), mean(graph.statistics[:, COLOUR])
-        sizes = np.sqrt(np.bincount(of, pieces.areas[inside], count))
+    def update(self, objects: Appearances) -> np.ndarray:
+        """(n,) int32 ids."""
+        centres, colours, sizes = objects.centres, objects.colours, objects.sizes
         ids = self._match(centres, colours, sizes)
         for i, known in enumerate(ids):
             if known == 0:

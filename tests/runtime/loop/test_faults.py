@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.loop import Ending, Limits, LoopConfig, State, Timeouts, TipsPose
+from zerograsp_edge.runtime.segmentation.external import ExternalConfig, ExternalSegmenter, SharedMemoryMasks
+from zerograsp_edge.runtime.segmentation.mask_message import MaskError
 
 PLACE = (TipsPose((0.4, 0.6, 0.2)),)
 CAMERA_FAULTS = ("gone", "broken", "bad", "frozen", "identical", "stale", "future", "not a frame")
@@ -306,3 +309,38 @@ def test_a_defect_in_the_robot_class_stops_the_robot(cell: Any) -> None:
 def test_every_state_has_a_timeout_or_stands_still() -> None:
     without = {s for s in State if not hasattr(Timeouts(), s.value)}
     assert without == {State.WAIT, State.END}
+
+
+def test_masks_that_do_not_come_move_nothing(cell: Any) -> None:
+    """A publisher of masks that is gone is a fault of perception, never an empty scene."""
+    segment = ExternalSegmenter(SharedMemoryMasks("zerograsp-test-nobody"), ExternalConfig(timeout=0.01))
+    perceive = cell.perceive
+
+    def with_masks(frame: Frame, base_from_camera: np.ndarray) -> Any:
+        return perceive(segment(frame).apply(frame), base_from_camera)
+
+    cell.perceive = with_masks
+    report = cell.loop().run()
+    assert report.ending is Ending.PERCEPTION
+    assert report.perception_faults == Limits().perception_faults and perceive.calls == 0
+    assert cell.commands() == []
+    told = reasons(cell, "perception_fault")
+    assert len(told) == report.perception_faults and all("there is no publisher" in reason for reason in told)
+    cell.assert_safe("perception")
+
+
+def test_masks_that_stop_while_a_grasp_is_under_way_are_no_success(cell: Any) -> None:
+    """Whether the object is gone from the scene must be seen; not to see is not that."""
+    perceive, calls = cell.perceive, []
+
+    def with_masks(frame: Frame, base_from_camera: np.ndarray) -> Any:
+        calls.append(frame.timestamp)
+        if len(calls) > 1:
+            raise MaskError("no masks for frame 'frame' within 0.5 s")
+        return perceive(frame, base_from_camera)
+
+    cell.perceive = with_masks
+    report = cell.loop().run()
+    assert report.ending is Ending.PERCEPTION
+    assert any("no masks" in reason for reason in reasons(cell, "perception_fault"))
+    cell.assert_safe("perception")
