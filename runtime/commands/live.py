@@ -62,18 +62,21 @@ def run_live(
     with ExitStack() as stack:
         stack.enter_context(source)
         consume: Callable[[LiveResult], object] = _ignore
+        watch: Callable[[LiveReport], object] = _ignore
         if options.view:
             from zerograsp_edge.runtime.view import Viewer
 
             viewer = stack.enter_context(Viewer(port=options.port, mesh=options.mesh))
             console.print(f"view: {viewer.url}", highlight=False)
-            consume = viewer
+            consume, watch = viewer, viewer.watch
         config = LiveConfig(options.frames, options.seconds, options.newest_wins, tick=REFRESH)
         line = stack.enter_context(Live(console=console, auto_refresh=False, transient=False))
-        live = LivePipeline(
-            source, perceive, consume, config, watch=lambda report: line.update(live_line(report), refresh=True)
-        )
-        report = live.run()
+
+        def show(report: LiveReport) -> None:
+            line.update(live_line(report), refresh=True)
+            watch(report)
+
+        report = LivePipeline(source, perceive, consume, config, watch=show).run()
     print_live_report(console, report, source.name)
     if options.json is not None:
         write_live_report(options.json, report)
@@ -148,5 +151,5 @@ _DROPPED = {
 }
 
 
-def _ignore(item: LiveResult) -> None:
-    """Without a view nobody but the line looks at the results."""
+def _ignore(_: object) -> None:
+    """Without a view nobody but the line looks at results and reports."""

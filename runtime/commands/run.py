@@ -49,8 +49,8 @@ class Run:
     """Live: refine grasps by the reconstructed surface, and leave out those that collide; --no-refine: as the network
     predicts them."""
     speed: float | None = None
-    """Play a recording at this speed, 1 is as recorded, and drop what is not perceived in time; default: every frame, as
-    fast as perception goes."""
+    """Play a recording at this speed, 1 is as recorded, and drop what is not perceived in time; default: every frame,
+    as fast as perception goes."""
     folder: tyro.conf.Positional[Path | None] = None
     """Folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png and a camera file), instead of single files."""
     bundle: Path = EDGE_MODEL
@@ -121,7 +121,7 @@ class Run:
         }  # fmt: skip
         wrong = ", ".join(name for name, given in (live if self.camera is None else files).items() if given)
         if wrong and self.camera is None:
-            raise ConfigError(f"{wrong}: for a live run; expected --camera too (realsense, sim, a recording or a folder)")
+            raise ConfigError(f"{wrong}: for a live run; expected --camera too: realsense, sim, a recording, a folder")
         if wrong:
             raise ConfigError(
                 f"{wrong}: for frames from files; expected --camera {self.camera} without it "
