@@ -40,7 +40,7 @@ class Browser:
             [
                 path, "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-                "--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
+                "--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage", "--disable-gpu-watchdog",
                 "--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={profile}",
                 f"--window-size={size[0]},{size[1]}", f"--force-device-scale-factor={scale:g}", "about:blank",
             ],
@@ -61,7 +61,9 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         width, height = size
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
+        )
         self.call("Page.navigate", url=url)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Viewpoint:
 
 
 def viewpoint(result: Result) -> Viewpoint | None:
-    """Aside of and above the camera, near enough that the objects fill the picture; None without an object's surface."""
+    """Aside of the camera, near enough that the objects fill the picture; None without an object's surface."""
     parts = [item.points for item in result.objects if len(item.points)]
     if not parts:
         return None

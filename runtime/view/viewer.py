@@ -62,7 +62,7 @@ class Viewer:
         self._clock, self._period, self._shown = clock, 1 / rate, float("-inf")
         self._times = Times()
         self._last: LiveResult | None = None
-        self._viewpoint: Viewpoint | None = None
+        self._looking = False
         self._drawn: list[str] = []
         with redirect_stdout(StringIO()):  # viser announces itself whatever `verbose` says
             self._server = self._viser.ViserServer(host=host, port=port, label="zerograsp-edge", verbose=False)
@@ -139,9 +139,8 @@ class Viewer:
         )  # fmt: skip
         self._counts = gui.add_markdown("")
 
-    def _greet(self, client: Any) -> None:
+    def _greet(self, _: Any) -> None:
         with self._lock:
-            self._place(client)
             if self._last is not None:
                 self._draw()
 
@@ -151,19 +150,23 @@ class Viewer:
                 self._draw()
 
     def _look(self) -> None:
-        """Turn every browser's camera to the objects of now."""
+        """Turn the browsers' cameras to the objects of now."""
         with self._lock:
             result = self._last.result if self._last is not None else None
-            self._viewpoint = (None if result is None else viewpoint(result)) or self._viewpoint
+            there = None if result is None else viewpoint(result)
+            if there is None:
+                return
             for client in self._server.get_clients().values():
-                self._place(client)
+                camera = client.camera
+                camera.up_direction, camera.position, camera.look_at = there.up, there.position, there.look_at
 
-    def _place(self, client: Any) -> None:
-        if self._viewpoint is None:
-            return
-        camera, there = client.camera, self._viewpoint
-        camera.up_direction, camera.position, camera.look_at = there.up, there.position, there.look_at
+    def _start_looking(self, there: Viewpoint) -> None:
+        """Where every browser looks from until somebody moves its camera, those that connect later included."""
+        self._server.scene.set_up_direction(there.up)
+        camera = self._server.initial_camera
+        camera.up, camera.position, camera.look_at = there.up, there.position, there.look_at
         camera.fov = _FIELD_OF_VIEW
+        self._looking = True
 
     def _draw(self) -> None:
         assert self._last is not None
@@ -171,12 +174,8 @@ class Viewer:
         if result is not None and result.segmentation is not None and item.frame.mask is None:
             item = replace(item, frame=result.segmentation.apply(item.frame))
             self._last = item
-        if self._viewpoint is None and result is not None:
-            self._viewpoint = viewpoint(result)
-            if self._viewpoint is not None:
-                self._server.scene.set_up_direction(self._viewpoint.up)
-                for client in self._server.get_clients().values():
-                    self._place(client)
+        if not self._looking and result is not None and (there := viewpoint(result)) is not None:
+            self._start_looking(there)
         with self._server.atomic():
             self._draw_panel(item)
             self._draw_scene(item)
