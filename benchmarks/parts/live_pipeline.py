@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -26,7 +25,6 @@ from zerograsp_edge.runtime.grasp.refine import RefineConfig
 from zerograsp_edge.runtime.live import LiveConfig, LivePipeline, LiveReport, LiveResult
 from zerograsp_edge.runtime.models import EDGE_MODEL
 from zerograsp_edge.runtime.pipeline import Pipeline
-from zerograsp_edge.runtime.result import Result
 from zerograsp_edge.runtime.segmentation import Segmentation, Segmenter
 from zerograsp_edge.runtime.segmentation.geometric import GeometricSegmenter
 
@@ -118,34 +116,40 @@ def _real_time(feed: Rendered, frames: int) -> list[Figure]:
 
 def _all_perceived(feed: Rendered, frames: int) -> list[Figure]:
     """CPU time by stage and memory: the camera waits, so that each of its frames is one that is perceived."""
-    # The camera's threads are those that appear while it is opened; then come the pipeline's own.
+    # The camera's threads are those that appear while it is opened; then come the pipeline's own, and with the first
+    # frame perception's workers.
     before = set(thread_seconds())
     source, _ = _camera(feed, real_time=False)
-    probe = Probe(set(thread_seconds()) - before | {threading.get_native_id()})
+    camera_and_main = set(thread_seconds()) - before | {threading.get_native_id()}
+    probe = Probe(set(camera_and_main))
     segmenter = TimedSegmenter(GeometricSegmenter(threads=THREADS), probe)
     pipeline = _pipeline(segmenter)
-    perception = 0.0
+    pipeline(feed.read())  # every buffer is touched before the clock starts
+    segmenter.seconds = probe.cost = 0.0
     memory: list[float] = []
     process = psutil.Process()
-
-    def perceive(frame: Frame) -> Result:
-        nonlocal perception
-        begin = probe()
-        result = pipeline(frame)
-        perception += probe() - begin
-        return result
+    end: dict[int, float] = {}
 
     def consume(item: LiveResult) -> None:
         probe.others.add(threading.get_native_id())
         memory.append(process.memory_info().rss / 2**20)
+        if len(memory) == frames:  # while all threads are still there
+            end.update(thread_seconds())
 
-    perceive(feed.read())
-    perception = segmenter.seconds = probe.cost = 0.0
-    live = LivePipeline(source, perceive, consume, LiveConfig(frames=frames, newest_wins=False, tick=0.25))
-    wall, used = time.perf_counter(), time.process_time()
+    live = LivePipeline(source, pipeline, consume, LiveConfig(frames=frames, newest_wins=False, tick=0.25))
+    begin = thread_seconds()
     report = live.run()
-    wall, used = time.perf_counter() - wall, time.process_time() - used - probe.cost
-    return [*_shares(report, wall, used, segmenter.seconds, perception - segmenter.seconds), *_memory(memory)]
+    used = {thread: seconds - begin.get(thread, 0.0) for thread, seconds in end.items()}
+    camera = sum(seconds for thread, seconds in used.items() if thread in camera_and_main)
+    capture, consumer = report.cpu_seconds["capture"], report.cpu_seconds["consumer"]
+    parts = {
+        "inference": sum(used.values()) - camera - capture - consumer - segmenter.seconds - probe.cost,
+        "segmentation": segmenter.seconds,
+        "librealsense with its software device, reader, counting": camera,
+        "capture thread": capture,
+        "consumer thread": consumer,
+    }
+    return [*_shares(parts, report.perceived), *_memory(memory)]
 
 
 def _pipeline(segmenter: Segmenter) -> Pipeline:
@@ -187,22 +191,14 @@ def _speed(report: LiveReport, name: str) -> list[Figure]:
     ]
 
 
-def _shares(report: LiveReport, wall: float, used: float, segmentation: float, inference: float) -> list[Figure]:
-    """CPU time by stage, in seconds of the whole run given, per frame and as shares."""
-    outside = used - segmentation - inference
-    capture, consumer = report.cpu_seconds["capture"], report.cpu_seconds["consumer"]
-    parts = {
-        "inference": inference,
-        "segmentation": segmentation,
-        "capture (thread)": capture,
-        "consumer (thread)": consumer,
-        "librealsense with its software device, reader, counting": outside - capture - consumer,
-    }
+def _shares(parts: dict[str, float], frames: int) -> list[Figure]:
+    """CPU time a frame, by stage; `parts` are seconds of all frames."""
+    total = sum(parts.values())
+    outside = total - parts["inference"] - parts["segmentation"]
     return [
-        *(figure(f"CPU time a frame: {part}", 1e3 * s / report.perceived, "ms") for part, s in parts.items()),
-        *(figure(f"share of a frame's CPU time: {part}", s / used, "") for part, s in parts.items()),
-        figure("outside segmentation and inference: share of a frame's CPU time", outside / used, "", asked=ASKED),
-        figure(f"CPU used, of {THREADS} threads, while every frame is perceived", used / (wall * THREADS), ""),
+        *(figure(f"CPU time a frame: {part}", 1e3 * seconds / frames, "ms") for part, seconds in parts.items()),
+        *(figure(f"share of a frame's CPU time: {part}", seconds / total, "") for part, seconds in parts.items()),
+        figure("share of a frame's CPU time: all outside inference and segmentation", outside / total, "", asked=ASKED),
     ]
 
 

@@ -192,7 +192,10 @@ class Figures:
                 objects=self._found[0],
                 grasps=self._found[1],
                 cpu_seconds=self._cpu | more.pop("cpu_seconds", {}),
-                **self._counts,
+                captured=self._counts["captured"],
+                perceived=self._counts["perceived"],
+                consumed=self._counts["consumed"],
+                empty=self._counts["empty"],
                 **more,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,18 @@ _CLOUD = 60_000
 _AMBIENT = 0.45
 
 
-def cloud(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) float32 points of the depth image, m, and their (n, 3) uint8 colours."""
+def cloud(frame: Frame, without: Collection[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) float32 points of the depth image, m, and their (n, 3) uint8 colours.
+
+    Args:
+        without: mask values of objects whose points are left out.
+    """
     stride = max(1, round(float(np.sqrt(frame.width * frame.height / _CLOUD))))
     points = frame.point_image()[::stride, ::stride].reshape(-1, 3)
     colours = frame.rgb[::stride, ::stride].reshape(-1, 3)
     valid = (points[:, 2] > 0) & (points[:, 2] < _FARTHEST)
+    if frame.mask is not None and without:
+        valid &= ~np.isin(frame.mask[::stride, ::stride].ravel(), list(without))
     return points[valid] / np.float32(1000), colours[valid]
 
 
@@ -43,10 +50,12 @@ def chosen_grasps(result: Result, min_score: float, per_object: int) -> Grasps:
 
 
 def grasp_lines(grasps: Grasps) -> tuple[np.ndarray, np.ndarray]:
-    """Grippers as (4 G, 2, 3) float32 line segments, m, and their (4 G, 2, 3) uint8 colours, red 0 to green 1."""
+    """Grippers as (4 G, 2, 3) float32 line segments, m, and their (4 G, 2, 3) uint8 linear colours, red to green."""
     fingers, handles = gripper_wireframe(grasps)
     lines = np.concatenate([np.stack([fingers[:, i : i + 2] for i in range(3)], axis=1), handles[:, None]], axis=1)
-    colours = np.repeat(score_colours(np.clip(grasps.score, 0, 1)), 8, axis=0)
+    # The browser takes colours of lines as linear, unlike those of points and meshes.
+    linear = (score_colours(np.clip(grasps.score, 0, 1)) / 255.0) ** 2.2
+    colours = np.repeat(np.rint(linear * 255).astype(np.uint8), 8, axis=0)
     return lines.reshape(-1, 2, 3).astype(np.float32), colours.reshape(-1, 2, 3)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zerograsp_edge.runtime.live.report import LiveReport
 
 _MESHES, _POINTS, _NOTHING = "meshes", "points", "nothing"
-_JPEG_QUALITY = 80
+_DISCS: dict[str, Any] = {"point_shape": "circle", "point_shading": "flat"}
 # Of the browser's camera: a narrow one shows shapes with less distortion.
 _FIELD_OF_VIEW = math.radians(50)
 
@@ -109,9 +109,10 @@ class Viewer:
         """Panel and empty scene."""
         server, gui = self._server, self._server.gui
         gui.configure_theme(
-            dark_mode=True, show_logo=False, show_share_button=False, control_layout="collapsible",
-            control_width="large", brand_color=(86, 180, 233),
+            dark_mode=True, show_logo=False, show_share_button=False, control_width="large",
+            brand_color=(86, 180, 233),
         )  # fmt: skip
+        gui.main_panel.dock_right()
         gui.set_panel_label("zerograsp-edge")
         # Every browser that connects gets what there is.
         server.on_client_connect(self._greet)
@@ -193,18 +194,16 @@ class Viewer:
         self._plot.data = self._times.columns()
 
     def _draw_scene(self, item: LiveResult) -> None:
-        scene = self._server.scene
-        names = []
+        scene, names = self._server.scene, []
+        objects = () if item.result is None or self._surfaces.value == _NOTHING else item.result.objects
+        shown = [entry for entry in objects if len(entry.points)]
         if self._cloud.value:
-            points, colours = cloud(item.frame)
-            scene.add_point_cloud(
-                "/cloud", points, colours, point_size=0.0016, point_shape="circle", point_shading="flat"
-            )
+            # Measured points would be drawn on top of the surface that was made of them.
+            points, colours = cloud(item.frame, without={entry.object_id for entry in shown})
+            scene.add_point_cloud("/cloud", points, colours, point_size=0.0016, **_DISCS)
             names.append("/cloud")
-        for entry in item.result.objects if item.result is not None else ():
+        for entry in shown:
             name = f"/surfaces/{entry.object_id}"
-            if len(entry.points) == 0 or self._surfaces.value == _NOTHING:
-                continue
             mesh = entry.mesh() if self._surfaces.value == _MESHES else None
             if mesh is not None and len(mesh.faces):
                 scene.add_mesh_simple(
@@ -213,16 +212,13 @@ class Viewer:
                 )  # fmt: skip
             else:
                 points, colours = surface(entry)
-                scene.add_point_cloud(
-                    name, points, colours, point_size=entry.voxel_size / 1000, point_shape="circle",
-                    point_shading="flat",
-                )  # fmt: skip
+                scene.add_point_cloud(name, points, colours, point_size=entry.voxel_size / 1000, **_DISCS)
             names.append(name)
         if item.result is not None:
             grasps = chosen_grasps(item.result, float(self._min_score.value), int(self._per_object.value))
             if len(grasps):
                 lines, inks = grasp_lines(grasps)
-                scene.add_line_segments("/grasps", lines, inks, thickness=0.003)
+                scene.add_line_segments("/grasps", lines, inks, thickness=0.0025)
                 names.append("/grasps")
         for name in set(self._drawn) - set(names):
             scene.remove_by_name(name)
