@@ -53,6 +53,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/picking.py
 	$(VENV)/bin/python benchmarks/hand_eye.py
 	$(VENV)/bin/python benchmarks/franka.py
+	$(VENV)/bin/python benchmarks/live.py
 	$(VENV)/bin/python benchmarks/install_size.py
 	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
@@ -65,6 +66,7 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/picking.py --quick
 	$(VENV)/bin/python benchmarks/hand_eye.py --quick
 	$(VENV)/bin/python benchmarks/franka.py --quick
+	$(VENV)/bin/python benchmarks/live.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py

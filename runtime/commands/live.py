@@ -77,6 +77,8 @@ def run_live(
             watch(report)
 
         report = LivePipeline(source, perceive, consume, config, watch=show).run()
+    if not console.is_terminal:  # where rich leaves the line open
+        console.print()
     print_live_report(console, report, source.name)
     if options.json is not None:
         write_live_report(options.json, report)
@@ -111,13 +113,13 @@ def print_live_report(console: Console, report: LiveReport, source: str) -> None
 
     colour = "green" if report.ending.ok else "yellow"
     console.print(f"[{colour}]{report.ending.value}[/]: ", end="")
-    console.print(report.explanation, highlight=False, markup=False)
+    console.print(report.explanation, highlight=False, markup=False, soft_wrap=True)
     dropped = ", ".join(f"{count} {_DROPPED[stage]}" for stage, count in report.dropped.items() if count) or "none"
     faults = ", ".join(f"{count} of the {stage}" for stage, count in report.faults.items() if count) or "none"
     console.print(
         f"{source}: {report.captured} frames captured, {report.perceived} perceived ({report.empty} without an "
         f"object), {report.consumed} consumed in {report.seconds:.1f} s; dropped: {dropped}; faults: {faults}",
-        highlight=False, markup=False,
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     if report.hanging:
         console.print(f"[red]did not end in time[/]: {', '.join(report.hanging)}", highlight=False)

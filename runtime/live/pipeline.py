@@ -162,6 +162,7 @@ class LivePipeline:
         # `put` of a SimpleQueue is reentrant: a signal handler may call it whatever the interrupted thread was doing.
         self._messages: queue.SimpleQueue[_StopRequest | _ThreadEnded] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._source_end: tuple[Ending, str] | None = None
         self._verdict = _Verdict()
         self._figures = Figures(clock())
         self._process_cpu = 0.0
@@ -281,7 +282,7 @@ class LivePipeline:
             try:
                 frame = self._source.read()
             except EndOfFrames as end:
-                self._verdict.give(Ending.END_OF_FRAMES, str(end))
+                self._source_end = Ending.END_OF_FRAMES, str(end)
                 break
             except Exception as error:
                 if self._stopping.is_set():  # a read that was waiting when the source was closed
@@ -289,7 +290,7 @@ class LivePipeline:
                 message, now = self._figures.fault("camera", error), self._clock()
                 failing_since = now if failing_since is None else failing_since
                 if not self._source.live or now - failing_since >= self._config.patience:
-                    self._verdict.give(Ending.CAMERA, message)
+                    self._source_end = Ending.CAMERA, message
                     break
                 self._stopping.wait(self._config.fault_pause)
                 continue
@@ -312,6 +313,8 @@ class LivePipeline:
             if perceived == self._config.frames:
                 self._verdict.give(Ending.DONE, f"{perceived} frames perceived")
                 break
+        if self._source_end is not None:  # and all that came before has been perceived
+            self._verdict.give(*self._source_end)
         self._results.finish()
 
     def _perceived(self, item: _Captured) -> LiveResult:

@@ -244,6 +244,21 @@ def test_limit_of_frames(kept: Kept) -> None:
     assert_accounted(report)
 
 
+def test_limit_of_frames_before_the_source_ends(kept: Kept) -> None:
+    """Though the camera has been read to its end by then."""
+    at_end = threading.Event()
+    camera = ScriptedCamera(count=3, before=lambda number: number == 3 and at_end.set())
+
+    def waiting(frame: Frame) -> Result:
+        if frame.name == "1":
+            at_end.wait()
+        return perceive(frame)
+
+    report = LivePipeline(camera, waiting, kept, LiveConfig(frames=2, tick=0.01)).run()
+    assert (report.ending, report.explanation) == (Ending.DONE, "2 frames perceived")
+    assert_accounted(report)
+
+
 def test_limit_of_seconds(kept: Kept) -> None:
     clock = FakeClock()
     camera = ScriptedCamera(before=lambda number: clock.sleep(0.5))
