@@ -70,6 +70,7 @@ benchmark-quick: $(VENV)/.installed-dev
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
+	if command -v chromium > /dev/null; then $(VENV)/bin/python benchmarks/figures/view.py; fi
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
