@@ -128,10 +128,10 @@ def print_live_report(console: Console, report: LiveReport, source: str) -> None
     table = Table(title=f"latency of the last frames (from {report.latency_from}), ms", title_justify="left")
     for column in ("part", "p50", "p95", "max"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part, spread in (*report.parts.items(), ("exposure to consumer", report.latency)):
+    for part, spread in (*report.parts.items(), ("in all", report.latency)):
         if part == "consumer":  # comes after the latency
             continue
-        if part == "exposure to consumer":
+        if part == "in all":
             table.add_section()
         table.add_row(part, *(f"{value:.1f}" for value in (spread.p50, spread.p95, spread.max)))
     console.print(table)
