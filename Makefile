@@ -56,6 +56,7 @@ benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/franka.py
 	$(VENV)/bin/python benchmarks/roofline.py
 	$(VENV)/bin/python benchmarks/precision.py
+	$(VENV)/bin/python benchmarks/live.py
 	$(VENV)/bin/python benchmarks/install_size.py
 	if command -v nvcc > /dev/null; then $(VENV)/bin/python benchmarks/cuda_resources.py; fi
 
@@ -71,9 +72,11 @@ benchmark-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/franka.py --quick
 	$(VENV)/bin/python benchmarks/roofline.py --quick
 	$(VENV)/bin/python benchmarks/precision.py --quick
+	$(VENV)/bin/python benchmarks/live.py --quick
 
 figures: $(VENV)/.installed-dev
 	$(VENV)/bin/python benchmarks/figures/overview.py
+	if command -v chromium > /dev/null; then $(VENV)/bin/python benchmarks/figures/view.py; fi
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

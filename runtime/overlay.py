@@ -51,6 +51,21 @@ def gripper_wireframe(grasps: Grasps) -> tuple[np.ndarray, np.ndarray]:
     return fingers @ turn + shift, handle @ turn + shift
 
 
+def draw_masks(frame: Frame) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the picture with instance tints and outlines at its own size, in a few milliseconds."""
+    import cv2
+
+    if frame.mask is None:
+        return frame.rgb
+    labels = frame.label_image()
+    tinted = cv2.addWeighted(frame.rgb, 0.62, PALETTE[labels % len(PALETTE)], 0.38, 0)
+    picture = np.where((labels < 0)[:, :, None], frame.rgb, tinted)
+    for index in range(len(frame.object_ids())):
+        outline, _ = cv2.findContours((labels == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outline, -1, object_colour(index), 2, cv2.LINE_AA)
+    return picture
+
+
 def draw_overlay(frame: Frame, result: Result, per_object: int = 3) -> np.ndarray:
     """(h, w, 3) uint8 RGB picture; small frames are enlarged by a whole factor to at least 960 pixels width.
 
@@ -110,7 +125,7 @@ def _draw_grasps(
     fingers, handles = gripper_wireframe(grasps)
     low, high = float(grasps.score.min()), float(grasps.score.max())
     unit = (grasps.score - low) / max(high - low, 1e-6)
-    colours = _score_colours(unit)
+    colours = score_colours(unit)
     drawn = 0
     for lines, colour in zip(zip(fingers, handles, strict=True), colours, strict=True):
         if min(part[:, 2].min() for part in lines) < 0.01:
@@ -140,7 +155,7 @@ def _project(points: np.ndarray, intrinsics: np.ndarray, factor: int) -> np.ndar
     return np.rint(np.clip(enlarged, -1e5, 1e5) * 16).astype(np.int32)
 
 
-def _score_colours(unit: np.ndarray) -> np.ndarray:
+def score_colours(unit: np.ndarray) -> np.ndarray:
     """(n, 3) uint8 RGB from 0 (red) over yellow to 1 (green)."""
     stops = np.array([(232, 62, 60), (250, 204, 60), (70, 214, 100)], np.float32)
     return np.stack(
@@ -161,7 +176,7 @@ def _draw_numbers(picture: np.ndarray, frame: Frame, result: Result, factor: int
 
 def _draw_scale(picture: np.ndarray, low: float, high: float) -> None:
     height, width = picture.shape[:2]
-    bar = _score_colours(np.linspace(0, 1, 140))
+    bar = score_colours(np.linspace(0, 1, 140))
     top, left = height - 28, width - 140 - 62
     _label(picture, f"{low:.2f}", (left - 8, height - 14), 0.45, (255, 255, 255), (24, 24, 28), right=True)
     picture[top : top + 12, left : left + 140] = bar

@@ -12,6 +12,9 @@ from zerograsp_edge.runtime.models import EDGE_MODEL
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zerograsp_edge.runtime.bundle import Bundle
+    from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
+
 
 @dataclass
 class Demo:
@@ -31,6 +34,8 @@ class Demo:
     """Objects that a simulated gripper then picks in another scene, with an animation pick.gif; 0 leaves that out."""
     threads: int = 0
     """Threads of the CPU executor; 0 takes all cores."""
+    view: bool = False
+    """Show the simulated camera's frames in the browser instead, until Ctrl-C (needs the extra `view`)."""
 
     def execute(self) -> int:
         from rich.console import Console
@@ -45,10 +50,12 @@ class Demo:
         console = Console()
         with console.status(f"loading {self.bundle}"):
             bundle = load_bundle(self.bundle)
-        pipeline = Pipeline(bundle, threads=self.threads)
         camera = SimulatedCamera(seed=self.seed, num_objects=self.objects)
         if not bundle.trained:
             console.print(f"[yellow]{UNTRAINED}[/]")
+        if self.view:
+            return self._show(bundle, camera, console)
+        pipeline = Pipeline(bundle, threads=self.threads)
         best: dict[str, float] = {}
         for _ in range(max(self.frames, 1)):
             frame = camera.read()
@@ -65,6 +72,18 @@ class Demo:
         if self.picks > 0:
             self._pick(console)
         return 0
+
+    def _show(self, bundle: Bundle, camera: SimulatedCamera, console: Console) -> int:
+        """The live pipeline with its view, on the demo's scene."""
+        from zerograsp_edge.runtime.commands.live import LiveOptions, run_live
+        from zerograsp_edge.runtime.grasp.antipodal import AntipodalConfig
+        from zerograsp_edge.runtime.grasp.refine import RefineConfig
+        from zerograsp_edge.runtime.live.report import Ending
+        from zerograsp_edge.runtime.pipeline import Pipeline
+
+        pipeline = Pipeline(bundle, threads=self.threads, refine=RefineConfig(antipodal=AntipodalConfig()))
+        report = run_live(pipeline, camera, LiveOptions(view=True, mesh=True), console)
+        return 0 if report.ending in (Ending.STOPPED, Ending.DONE) else 1
 
     def _pick(self, console: Console) -> None:
         """The grasp loop in a simulated work cell; where that cannot run, says why and what is missing."""

@@ -99,7 +99,7 @@ def frame_files(tmp_path: Path) -> Callable[..., list[str]]:
         (folder / "camera.json").write_text(json.dumps({"K": frame.intrinsics.astype(float).tolist()}))
         files = {kind: folder / f"{name}.{kind}.png" for kind in ("rgb", "depth", "mask")}
         options = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
-        return [*options, "--camera", str(folder / "camera.json")]
+        return [*options, "--intrinsics", str(folder / "camera.json")]
 
     return write
 

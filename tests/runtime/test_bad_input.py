@@ -522,7 +522,7 @@ def test_run_command_on_bad_frames(
     import cv2
 
     files = frame_files(frame)
-    rgb, depth, mask, camera = (option(files, o) for o in ("--rgb", "--depth", "--mask", "--camera"))
+    rgb, depth, mask, camera = (option(files, o) for o in ("--rgb", "--depth", "--mask", "--intrinsics"))
     match name:
         case "truncated rgb":
             rgb.write_bytes(rgb.read_bytes()[:-100])

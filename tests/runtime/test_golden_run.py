@@ -215,7 +215,7 @@ def test_run_command_on_a_cropped_frame(
     camera.write_text(f'{{"fx": {fx}, "fy": {fx}, "cx": {cx}, "cy": {cy}}}')
     files = [f"--{kind}={frames_dir}/007.{kind}.png" for kind in ("rgb", "depth", "mask")]
     crop = ["--crop", str(TOP), str(BOTTOM), "0", "960"]
-    options = ["--bundle", str(published_bundle), "--camera", str(camera), "--out", str(tmp_path / "out")]
+    options = ["--bundle", str(published_bundle), "--intrinsics", str(camera), "--out", str(tmp_path / "out")]
     assert main(["run", *files, *options, *crop, "--threads", "2", "--no-mesh", "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
     with np.load(tmp_path / "out" / "grasps.npz") as file:
