@@ -125,13 +125,20 @@ def print_comparison(console: Console, found: Comparison) -> None:
             f"{name}: {side.bundle}, {side.precision} on {side.backend}, {side.megabytes:.1f} MB of stages",
             highlight=False, markup=False,
         )  # fmt: skip
-    tensors = table(f"tensors, A's splits forced; {found.frames}", "tensor", "max error / max", "cosine", "equal")
+    tensors = table(
+        f"tensors, A's splits forced; {found.frames}", "tensor", "max error / max", "cosine", "equal"
+    )
     for t in found.tensors:
         equal = f"{100 * t.equal / max(t.values, 1):.1f} %"
         tensors.add_row(t.name, f"{t.max_error:.1e}", f"{t.cosine:.7f}", equal)
     console.print(tensors)
     octrees = table(
-        "octree keys, IoU mean (worst frame)", "depth", "nodes A", "nodes B", "free", "decisions on A's octree"
+        "octree keys, IoU mean (worst frame)",
+        "depth",
+        "nodes A",
+        "nodes B",
+        "free",
+        "decisions on A's octree",
     )
     for o in found.octrees:
         octrees.add_row(

@@ -45,17 +45,21 @@ class Budget:
         return {name: preset[name] if value is None else value for name, value in own.items()}
 
 
+# The edge model's conversions leave room, in up to 6 frames: float16 errs by 1e-3 and shares 0.9996 of the keys, 99.5 %
+# of the best grasps and all verdicts with float32; int8 errs by 0.25 and shares 0.994, 93 % and 99.8 %.
 PRESETS = {
-    "fp32": Budget(1e-4, 0.99999, 0.999, 0.005, 0.05, 0.05, 0.98, 0.99, 2.0),
-    "fp16": Budget(2e-2, 0.9999, 0.99, 0.05, 0.2, 0.2, 0.9, 0.95, 2.0),
-    "int8": Budget(0.5, 0.99, 0.9, 0.3, 1.0, 1.0, 0.6, 0.85, 2.0),
+    "fp32": Budget(1e-4, 0.99999, 0.999, 0.005, 0.05, 0.05, 0.98, 0.999, 2.0),
+    "fp16": Budget(1e-2, 0.9999, 0.99, 0.05, 0.2, 0.2, 0.95, 0.99, 2.0),
+    "int8": Budget(0.5, 0.998, 0.97, 0.3, 1.0, 1.0, 0.8, 0.97, 2.0),
 }
 
 
 def judge(found: Comparison, limits: dict[str, float]) -> tuple[Check, ...]:
     """The checks of everything that was compared."""
 
-    def check(name: str, value: float, detail: str, at_least: bool, entry: str = "", ok: bool = True) -> Check:
+    def check(
+        name: str, value: float, detail: str, at_least: bool, entry: str = "", ok: bool = True
+    ) -> Check:
         limit = limits[entry or name]
         within = value >= limit if at_least else value <= limit
         return Check(name, value, limit, at_least, detail, ok and within)
@@ -68,12 +72,12 @@ def judge(found: Comparison, limits: dict[str, float]) -> tuple[Check, ...]:
             "max_error", largest.max_error,
             f"{broken.name} has {broken.not_finite} values that are not finite"
             if broken
-            else _first(tensors, lambda t: t.max_error > limits["max_error"]) + f"the largest is {largest.name}'s",
+            else _first(tensors, lambda t: t.max_error > limits["max_error"]) + _where("largest", largest),
             False, ok=broken is None,
         ),
         check(
             "cosine", least.cosine,
-            _first(tensors, lambda t: t.cosine < limits["cosine"]) + f"the least is {least.name}'s", True,
+            _first(tensors, lambda t: t.cosine < limits["cosine"]) + _where("least", least), True,
         ),
     ]  # fmt: skip
     worst = min(found.octrees, key=lambda o: o.free_mean)
@@ -81,12 +85,12 @@ def judge(found: Comparison, limits: dict[str, float]) -> tuple[Check, ...]:
     if (shapes := found.shapes) is not None:
         a, b, objects = shapes.a, shapes.b, f"{len(shapes.objects)} objects"
         checks += [
-            check("chamfer", b.chamfer - a.chamfer, f"mm, from {a.chamfer:.3f}, {objects}", False),
-            check("f1_5", a.f1_5 - b.f1_5, f"points less, from {a.f1_5:.2f} %, {objects}", False, "f1"),
-            check("f1_10", a.f1_10 - b.f1_10, f"points less, from {a.f1_10:.2f} %, {objects}", False, "f1"),
+            check("chamfer", b.chamfer - a.chamfer, f"mean of A {a.chamfer:.3f} mm, {objects}", False),
+            check("f1_5", a.f1_5 - b.f1_5, f"mean of A {a.f1_5:.2f} %, {objects}", False, "f1"),
+            check("f1_10", a.f1_10 - b.f1_10, f"mean of A {a.f1_10:.2f} %, {objects}", False, "f1"),
             check(
                 "normals", a.normal_consistency - b.normal_consistency,
-                f"points less, from {a.normal_consistency:.2f} %, {objects}", False,
+                f"mean of A {a.normal_consistency:.2f} %, {objects}", False,
             ),
         ]  # fmt: skip
     grasps = found.grasps
@@ -105,7 +109,7 @@ def judge(found: Comparison, limits: dict[str, float]) -> tuple[Check, ...]:
         checks.append(
             check(
                 "picking", picking.a.success - picking.b.success,
-                f"points less, A picked {picking.a.picks} in {picking.a.attempts} attempts, "
+                f"A picked {picking.a.picks} in {picking.a.attempts} attempts, "
                 f"B {picking.b.picks} in {picking.b.attempts}", False,
                 ok=picking.a.attempts > 0 and picking.b.attempts > 0,
             )
@@ -117,3 +121,7 @@ def _first(tensors: tuple[TensorDifference, ...], fails: Callable[[TensorDiffere
     """The stage where it begins, as the start of a sentence: later stages are handed its errors."""
     failing = [t for t in tensors if fails(t)]
     return f"begins in stage {failing[0].stage} ({failing[0].tensor}); " if failing else ""
+
+
+def _where(which: str, tensor: TensorDifference) -> str:
+    return f"{which}: {tensor.name}" if tensor.equal < tensor.values else "no value differs"

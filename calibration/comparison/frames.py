@@ -75,7 +75,9 @@ def open_frames(source: str, count: int, seed: int, limits: Limits) -> FrameSour
             require("trimesh", "sim", "know the true surfaces of simulated objects")
             require("scipy.spatial", "sim", "compare surfaces")
         except MissingExtra as error:
-            return FrameSource(f"{count} simulated frames", _simulated(count, seed, limits, False), str(error))
+            return FrameSource(
+                f"{count} simulated frames", _simulated(count, seed, limits, False), str(error)
+            )
         return FrameSource(f"{count} simulated frames", _simulated(count, seed, limits, True))
     folder = Path(source)
     if not folder.is_dir():

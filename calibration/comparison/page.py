@@ -8,18 +8,23 @@ from html import escape
 from zerograsp_edge.calibration.comparison import plots
 from zerograsp_edge.calibration.comparison.report import Check, Comparison
 
-# Name, unit, and what it says, by entry of the budget.
+# Name, unit, digits, and what it says, by entry of the budget.
 _CHECKS = {
-    "max_error": ("Largest tensor error", "", "of the tensor's largest magnitude; A's splits forced on B"),
-    "cosine": ("Least tensor cosine", "", "A's splits forced on B"),
-    "key_iou": ("Octree key-set IoU", "", "mean over the frames at the worst depth, splits free"),
-    "chamfer": ("Chamfer distance", "mm", "change of the mean"),
-    "f1_5": ("F1 at 5 mm", "points", "lost"),
-    "f1_10": ("F1 at 10 mm", "points", "lost"),
-    "normals": ("Normal consistency", "points", "lost"),
-    "grasp_overlap": ("Best grasps shared", "", "best 50 of a frame after suppression"),
-    "same_verdict": ("Same collision verdict", "", "A's grasps in either reconstruction"),
-    "picking": ("Picking success", "points", "lost"),
+    "max_error": (
+        "Largest tensor error",
+        "",
+        ".2e",
+        "of the tensor’s largest magnitude; A’s splits forced on B",
+    ),
+    "cosine": ("Least tensor cosine", "", ".7f", "A’s splits forced on B"),
+    "key_iou": ("Octree key-set IoU", "", ".5f", "mean over the frames at the worst depth, splits free"),
+    "chamfer": ("Chamfer distance", "mm", "+.4f", "change of the mean"),
+    "f1_5": ("F1 at 5 mm", "points", "+.3f", "lost by the mean"),
+    "f1_10": ("F1 at 10 mm", "points", "+.3f", "lost by the mean"),
+    "normals": ("Normal consistency", "points", "+.3f", "lost by the mean"),
+    "grasp_overlap": ("Best grasps shared", "", ".4f", "best 50 of a frame after suppression"),
+    "same_verdict": ("Same collision verdict", "", ".4f", "A’s grasps in either reconstruction"),
+    "picking": ("Picking success", "points", "+.1f", "lost"),
 }
 _STYLE = """
 :root{--ink:#1d2530;--soft:#5d6878;--line:#dfe4ea;--paper:#fff;--ground:#f4f6f8;--blue:#2563a8;--orange:#c2570c;
@@ -27,11 +32,13 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b5;--line:#333c48;--paper:#1a2029;--ground:#12161c;
 --blue:#6aaef5;--orange:#f0924f;--green:#5cc98a;--red:#f2837b}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+body{margin:0;background:var(--ground);color:var(--ink);
+font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 4px}p{margin:4px 0 12px}
 .soft,figcaption{color:var(--soft)}
-.card{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 18px;margin:12px 0;overflow-x:auto}
+.card{background:var(--paper);
+border:1px solid var(--line);border-radius:8px;padding:14px 18px;margin:12px 0;overflow-x:auto}
 .verdict{border-left:6px solid var(--green)}.verdict.no{border-left-color:var(--red)}
 .verdict strong{font-size:19px;color:var(--green)}.verdict.no strong{color:var(--red)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -40,7 +47,8 @@ th,td{padding:5px 14px 5px 0;border-bottom:1px solid var(--line);vertical-align:
 tr:last-child td{border-bottom:0}.n{text-align:right;white-space:nowrap}
 .ok{color:var(--green);font-weight:600}.no{color:var(--red)}td.no{font-weight:600}
 .row{display:flex;flex-wrap:wrap;gap:12px 28px;align-items:flex-start}
-figure{margin:0}figcaption{font-size:13px}.grid-of{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
+figure{margin:0}figcaption{font-size:13px}
+.grid-of{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
 .grid-of figcaption b{color:var(--ink);font-weight:600}
 svg{max-width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--soft)}
 .bar{fill:var(--blue)}.bad{fill:var(--red)}.axis{stroke:var(--soft)}.grid{stroke:var(--line)}
@@ -111,19 +119,20 @@ def _title(check: Check) -> str:
 
 
 def _found(check: Check) -> str:
-    unit = _CHECKS[check.name][1]
-    return f"{check.value:.4g} {unit}".strip()
+    _, unit, digits, _ = _CHECKS[check.name]
+    return f"{check.value:{digits}} {unit}".strip()
 
 
 def _budget(checks: Sequence[Check]) -> str:
     rows = []
     for check in checks:
-        title, unit, meaning = _CHECKS[check.name]
+        title, unit, _, meaning = _CHECKS[check.name]
         allowed = f"{'≥' if check.at_least else '≤'} {check.limit:g} {unit}".strip()
         verdict = ("ok", "ok") if check.ok else ("no", "beyond")
         rows.append(
-            f'<tr><td>{title}<br><span class="soft">{escape(meaning)}</span></td><td class="n">{_found(check)}</td>'
-            f'<td class="n">{allowed}</td><td class="{verdict[0]}">{verdict[1]}</td><td>{escape(check.detail)}</td></tr>'
+            f'<tr><td>{title}<br><span class="soft">{escape(meaning)}</span></td>'
+            f'<td class="n">{_found(check)}</td><td class="n">{allowed}</td>'
+            f'<td class="{verdict[0]}">{verdict[1]}</td><td>{escape(check.detail)}</td></tr>'
         )
     head = '<tr><th>check</th><th class="n">found</th><th class="n">allowed</th><th></th><th>where</th></tr>'
     return f"<table>{head}{''.join(rows)}</table>"
@@ -177,8 +186,8 @@ def _octrees(found: Comparison) -> str:
     key = (
         '<figcaption class="key"><i style="color:var(--blue)"></i>free, mean'
         '<i style="color:var(--blue);border-top-style:dotted"></i>free, worst frame'
-        '<i style="color:var(--orange)"></i>on A’s octree, mean<i style="color:var(--soft);border-top-style:dashed"></i>'
-        "budget</figcaption>"
+        '<i style="color:var(--orange)"></i>on A’s octree, mean'
+        '<i style="color:var(--soft);border-top-style:dashed"></i>budget</figcaption>'
     )
     rows = [
         (
@@ -188,7 +197,7 @@ def _octrees(found: Comparison) -> str:
         for o in found.octrees
     ]  # fmt: skip
     head = ("depth", "nodes of A", "nodes of B", "free, mean", "worst", "on A’s octree, mean", "worst")
-    return f"<figure>{drawing}{key}</figure>{_table(head, rows, numbers=set(range(1, 7)))}"
+    return f'<div class="row"><figure>{drawing}{key}</figure></div>{_table(head, rows, numbers=set(range(1, 7)))}'
 
 
 def _shapes(found: Comparison) -> list[str]:
@@ -229,8 +238,8 @@ def _grasps(found: Comparison) -> str:
     ]  # fmt: skip
     return (
         _table(("", "A", "B", "both", "agreement"), rows, numbers={1, 2, 3, 4})
-        + '<p class="soft">Shared: of the same object, nearer than 3 cm and turned by less than 30°, where a hand turned '
-        "by 180° about its approach is the same one; after suppression with the same measure. "
+        + '<p class="soft">Shared: of the same object, nearer than 3 cm and turned by less than 30°, where a hand '
+        "turned by 180° about its approach is the same one; after suppression with the same measure. "
         f"Executed: {g.judged:,} grasps that A predicts, refined against the scene that A and that B reconstructs; "
         "agreement counts those that both admit or both refuse.</p>"
     )

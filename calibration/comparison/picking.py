@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +28,7 @@ def compare_picking(
     Raises:
         MissingExtra: no MuJoCo (extra `sim`). RenderError: no offscreen OpenGL.
     """
+    config = LoopConfig(limits=Limits(robot_faults=100))  # a cell does not end because of one object
     totals = {a: Picks(0, 0), b: Picks(0, 0)} if a != b else {a: Picks(0, 0)}
     cells = 0
     # A cell in which neither finds anything to try is no endless loop.
@@ -36,10 +36,9 @@ def compare_picking(
         for path in totals:
             progress(f"cell {cells + 1}: {path} picks")
             with TemporaryDirectory() as folder:
-                report = run_in_cell(
-                    Deployment(bundle=path, threads=threads, loop=LoopConfig(limits=replace(Limits(), robot_faults=100))),
-                    CellConfig(seed=FIRST_CELL + cells), Console(quiet=True), Path(folder) / "events.jsonl", None,
-                )  # fmt: skip
+                deployment, log = Deployment(path, threads, loop=config), Path(folder) / "events.jsonl"
+                cell = CellConfig(seed=FIRST_CELL + cells)
+                report = run_in_cell(deployment, cell, Console(quiet=True), log, None)
             done = totals[path]
             totals[path] = Picks(done.attempts + report.attempts, done.picks + report.picks)
         cells += 1

@@ -20,7 +20,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
         label: read aloud in place of the picture.
     """
     width, height = 300, 128
-    frame = _Frame(width, height, label, bottom=24, left=8, right=8)
+    drawing = _Drawing(width, height, label)
     step = (width - 16) / len(counts)
     most = np.log10(max([*counts, 1]) + 1)
     for i, count in enumerate(counts):
@@ -29,23 +29,28 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
             beyond = i > 0 and edges[i - 1] >= limit
             low = "" if i == 0 else f"{edges[i - 1]:.1g}"
             high = "" if i == len(edges) else f"{edges[i]:.1g}"
-            frame.add(
+            drawing.add(
                 f'<rect class="{"bad" if beyond else "bar"}" x="{8 + i * step + 1:.1f}" y="{height - 24 - tall:.1f}" '
                 f'width="{step - 2:.1f}" height="{tall:.1f}"><title>{low} to {high}: {count}</title></rect>'
             )
     for i, edge in enumerate(edges):
         if i % 4 == 0:
-            frame.text(8 + (i + 1) * step, height - 8, f"{edge:.0e}".replace("e-0", "e-"), "middle")
+            name = "1" if edge == 1 else f"{edge:.0e}".replace("e-0", "e-")
+            drawing.text(8 + (i + 1) * step, height - 8, name, "middle")
     place = float(np.interp(np.log10(max(limit, 1e-30)), np.log10(edges), np.arange(1, len(edges) + 1)))
-    frame.add(
+    drawing.add(
         f'<line class="limit" x1="{8 + place * step:.1f}" x2="{8 + place * step:.1f}" y1="4" y2="{height - 24}"/>'
     )
-    frame.add(f'<line class="axis" x1="8" x2="{width - 8}" y1="{height - 24}" y2="{height - 24}"/>')
-    return frame.svg()
+    drawing.add(f'<line class="axis" x1="8" x2="{width - 8}" y1="{height - 24}" y2="{height - 24}"/>')
+    return drawing.svg()
 
 
 def lines(
-    x: Sequence[int], series: Sequence[tuple[str, str, Sequence[float]]], limit: float, x_name: str, label: str
+    x: Sequence[int],
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    limit: float,
+    x_name: str,
+    label: str,
 ) -> str:
     """Values over a few whole numbers, from the least value to 1.
 
@@ -54,7 +59,7 @@ def lines(
         limit: of the budget, drawn as a line.
     """
     width, height = 520, 240
-    frame = _Frame(width, height, label)
+    drawing = _Drawing(width, height, label)
     least = min([limit, *(v for _, _, values in series for v in values)])
     floor = max(0.0, least - 0.15 * (1 - least)) if least < 1 else 0.99
     inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
@@ -64,24 +69,24 @@ def lines(
 
     for value in np.linspace(floor, 1, 5):
         _, y = at(0, value)
-        frame.add(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        frame.text(_LEFT - 6, y + 4, f"{value:.4f}" if floor > 0.99 else f"{value:.3f}", "end")
+        drawing.add(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawing.text(_LEFT - 6, y + 4, f"{value:.4f}" if floor > 0.99 else f"{value:.3f}", "end")
     for i, name in enumerate(x):
-        frame.text(at(i, floor)[0], height - 18, str(name), "middle")
-    frame.text(_LEFT + inner_w / 2, height - 3, x_name, "middle")
+        drawing.text(at(i, floor)[0], height - 18, str(name), "middle")
+    drawing.text(_LEFT + inner_w / 2, height - 3, x_name, "middle")
     _, y = at(0, limit)
-    frame.add(f'<line class="limit" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    drawing.add(f'<line class="limit" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
     for style, name, values in series:
         points = [at(i, v) for i, v in enumerate(values)]
-        frame.add(
+        drawing.add(
             f'<polyline class="{style}" points="{" ".join(f"{px:.1f},{py:.1f}" for px, py in points)}"/>'
         )
         for (px, py), v, depth in zip(points, values, x, strict=True):
             title = escape(f"{name}, {x_name} {depth}: {v:.5f}")
-            frame.add(
+            drawing.add(
                 f'<circle class="{style}" cx="{px:.1f}" cy="{py:.1f}" r="3.5"><title>{title}</title></circle>'
             )
-    return frame.svg()
+    return drawing.svg()
 
 
 def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str, label: str) -> str:
@@ -91,7 +96,7 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
         points: a, b (positive), what it is.
     """
     size = 300
-    frame = _Frame(size, size, label)
+    drawing = _Drawing(size, size, label)
     values = np.array([v for a, b, _ in points for v in (a, b)])
     low, high = np.log10(max(values.min(), 1e-6)) - 0.05, np.log10(max(values.max(), 1e-6)) + 0.05
     inner_w, inner_h = size - _LEFT - _RIGHT, size - _TOP - _BOTTOM
@@ -103,29 +108,28 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
     for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200):
         if low <= np.log10(value) <= high:
             x, y = at(value, value)
-            frame.add(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{size - _BOTTOM}"/>')
-            frame.add(f'<line class="grid" x1="{_LEFT}" x2="{size - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            frame.text(x, size - 20, f"{value:g}", "middle")
-            frame.text(_LEFT - 6, y + 4, f"{value:g}", "end")
+            drawing.add(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{size - _BOTTOM}"/>')
+            drawing.add(f'<line class="grid" x1="{_LEFT}" x2="{size - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            drawing.text(x, size - 20, f"{value:g}", "middle")
+            drawing.text(_LEFT - 6, y + 4, f"{value:g}", "end")
     (x1, y1), (x2, y2) = at(10**low, 10**low), at(10**high, 10**high)
-    frame.add(f'<line class="limit" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    drawing.add(f'<line class="limit" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
     for a, b, what in points:
         x, y = at(a, b)
         title = escape(f"{what}: {a:.2f} and {b:.2f}")
-        frame.add(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{title}</title></circle>')
-    frame.text(_LEFT + inner_w / 2, size - 3, x_name, "middle")
-    frame.add(
-        f'<text transform="translate(12 {_TOP + inner_h / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>'
+        drawing.add(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{title}</title></circle>')
+    drawing.text(_LEFT + inner_w / 2, size - 3, x_name, "middle")
+    drawing.add(
+        f'<text transform="translate(12 {_TOP + inner_h / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_name)}</text>"
     )
-    return frame.svg()
+    return drawing.svg()
 
 
-class _Frame:
+class _Drawing:
     """An SVG element in the making."""
 
-    def __init__(
-        self, width: int, height: int, label: str, left: int = _LEFT, right: int = _RIGHT, bottom: int = _BOTTOM
-    ) -> None:
+    def __init__(self, width: int, height: int, label: str) -> None:
         head = f'<svg role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         self._parts = [f'{head} aria-label="{escape(label)}">']
 
