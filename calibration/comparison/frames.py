@@ -106,13 +106,13 @@ def _simulated(count: int, seed: int, limits: Limits, truth: bool) -> Iterator[J
 
 def simulated_truth(frame: Frame, truth: GroundTruth) -> dict[int, Surface]:
     """The surfaces of a simulated frame's objects, without those of which next to nothing shows."""
+    assert frame.mask is not None
     surfaces, shares = {}, {}
     for item in truth.objects:
         points, normals = surface_samples(
             item.source.shape, SPACING_MM, np.random.default_rng(item.object_id)
         )
         surfaces[item.object_id] = surface = Surface(points, normals).moved(item.pose)
-        assert frame.mask is not None
         shares[item.object_id] = item.visible_fraction * share_in_picture(
             surface.points, frame.intrinsics, frame.mask.shape
         )

@@ -57,6 +57,7 @@ def admitted(grasps: Grasps, result: Result, visible: np.ndarray, threads: int =
         visible: (n, 3) m, what the camera sees besides.
     """
     config = RefineConfig()
+    assert config.approach_distance is not None
     hand = replace(config.gripper.hand, sweep=config.approach_distance)
     fitted = kernels.refine_grasps(
         *(

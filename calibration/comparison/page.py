@@ -40,6 +40,8 @@ h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 4px}p{margin:4p
 .card{background:var(--paper);
 border:1px solid var(--line);border-radius:8px;padding:14px 18px;margin:12px 0;overflow-x:auto}
 .verdict{border-left:6px solid var(--green)}.verdict.no{border-left-color:var(--red)}
+.verdict.no{color:var(--ink)}.row figcaption{max-width:520px}.row .narrow{max-width:300px}
+.row td:first-child{white-space:nowrap}
 .verdict strong{font-size:19px;color:var(--green)}.verdict.no strong{color:var(--red)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:13px}
@@ -54,7 +56,7 @@ svg{max-width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--
 .bar{fill:var(--blue)}.bad{fill:var(--red)}.axis{stroke:var(--soft)}.grid{stroke:var(--line)}
 .limit{stroke:var(--soft);stroke-dasharray:4 3}
 polyline{fill:none;stroke-width:2}.free{stroke:var(--blue)}circle.free{fill:var(--blue)}
-.worst{stroke:var(--blue);stroke-dasharray:2 3}circle.worst{fill:var(--paper)}
+.worst{stroke:var(--blue);stroke-dasharray:2 3}circle.worst{fill:var(--paper);stroke-dasharray:none}
 .forced{stroke:var(--orange)}circle.forced{fill:var(--orange)}.dot{fill:var(--blue);fill-opacity:.7}
 .key i{display:inline-block;width:22px;border-top:2px solid;vertical-align:middle;margin:0 6px 0 14px}
 .key i:first-child{margin-left:0}
@@ -220,7 +222,7 @@ def _shapes(found: Comparison) -> list[str]:
         "<h2>Shapes</h2>",
         f'<p class="soft">Against the true surfaces of {len(shapes.objects)} objects.</p>',
         _card(
-            f'<div class="row"><figure>{drawing}<figcaption>Chamfer distance of every object; '
+            f'<div class="row"><figure>{drawing}<figcaption class="narrow">Chamfer distance of every object; '
             "on the dashed line both are alike</figcaption></figure>"
             f'<div style="flex:1;min-width:420px">{_table(head, rows + missed, numbers={1, 2, 3, 4})}</div></div>'
         ),

@@ -71,8 +71,8 @@ def lines(
         _, y = at(0, value)
         drawing.add(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         drawing.text(_LEFT - 6, y + 4, f"{value:.4f}" if floor > 0.99 else f"{value:.3f}", "end")
-    for i, name in enumerate(x):
-        drawing.text(at(i, floor)[0], height - 18, str(name), "middle")
+    for i, position in enumerate(x):
+        drawing.text(at(i, floor)[0], height - 18, str(position), "middle")
     drawing.text(_LEFT + inner_w / 2, height - 3, x_name, "middle")
     _, y = at(0, limit)
     drawing.add(f'<line class="limit" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -105,7 +105,7 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
         x, y = ((np.log10(max(v, 1e-6)) - low) / (high - low) for v in (a, b))
         return _LEFT + inner_w * x, _TOP + inner_h * (1 - y)
 
-    for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200):
+    for value in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 100, 200):
         if low <= np.log10(value) <= high:
             x, y = at(value, value)
             drawing.add(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{size - _BOTTOM}"/>')
