@@ -133,7 +133,7 @@ def _recorded(folder: FrameFolder, name: str) -> JudgedFrame:
     frame = folder[name]
     if frame.mask is None:
         raise CalibrationError(
-            f"{folder.folder}: expected frames with masks, {name} has none: add {name}.mask.png, or make one with "
-            "`zerograsp-edge run`'s segmenter"
+            f"{folder.folder}: expected frames with masks, {name} has none: add {name}.mask.png, its pixels "
+            "the object's number, 0 the background"
         )
     return JudgedFrame(frame)

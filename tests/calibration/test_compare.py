@@ -24,6 +24,7 @@ from zerograsp_edge.calibration.comparison.page import page
 from zerograsp_edge.calibration.comparison.report import Comparison, Picking, Picks, load_comparison
 from zerograsp_edge.calibration.comparison.tensors import ERROR_EDGES, TensorComparer
 from zerograsp_edge.calibration.errors import CalibrationError
+from zerograsp_edge.export.training.sample import ObjectSurface, SceneSample, View
 from zerograsp_edge.runtime.bundle import MANIFEST, Limits, load_bundle, seal, sha256
 from zerograsp_edge.runtime.cli import main
 from zerograsp_edge.runtime.models import EDGE_MODEL
@@ -229,6 +230,30 @@ def test_true_surfaces_lie_on_the_measured_depth() -> None:
         z = frame.depth[v, u].astype(np.float64)
         points = np.stack([(u - k[0, 2]) / k[0, 0] * z, (v - k[1, 2]) / k[1, 1] * z, z], axis=1)
         assert surface.tree.query(points)[0].mean() < 1.0  # the surface's points are 1 mm apart
+
+
+def test_scenes_come_with_their_truth(tmp_path: Path) -> None:
+    """The same objects, stored as a training scene: what next to nothing shows of does not count."""
+    judged = next(open_frames("simulated", 1, 3, Limits()).frames)
+    frame, truth = judged.frame, judged.truth
+    assert truth is not None and frame.mask is not None and len(truth) == 3
+    objects = tuple(
+        ObjectSurface(i, "box", np.eye(4), s.points.astype(np.float32), s.normals, np.zeros((len(s), 10)))
+        for i, s in truth.items()
+        if s.normals is not None
+    )
+    shown = np.array([1.0, 0.01, 1.0], np.float32)
+    view = View(frame.rgb, frame.depth, frame.mask, frame.intrinsics, np.eye(4), shown)
+    (tmp_path / "below").mkdir()
+    SceneSample(3, "table", objects, (view,)).save(tmp_path / "below" / "scene.npz")
+    source = open_frames(str(tmp_path), 4, 0, Limits())
+    assert source.without_truth is None
+    (found,) = source.frames
+    assert found.truth is not None
+    ids = list(truth)
+    assert list(found.truth) == [ids[0], ids[2]]
+    np.testing.assert_allclose(found.truth[ids[0]].points, truth[ids[0]].points, atol=1e-3)
+    np.testing.assert_allclose(found.frame.depth, frame.depth, atol=0.07)
 
 
 @pytest.mark.parametrize(
