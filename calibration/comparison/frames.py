@@ -85,7 +85,8 @@ def open_frames(source: str, count: int, seed: int, limits: Limits) -> FrameSour
             f"frames: expected '{SIMULATED}', a folder of frames (NAME.rgb.png, NAME.depth.png, NAME.mask.png and a "
             f"camera file) or of scenes (.npz), but there is no folder {folder}"
         )
-    if scenes := sorted(folder.rglob("*.npz"))[:count]:
+    frames = any(folder.glob("*.rgb.*")) or (folder / "rgb").is_dir()  # results beside them may be .npz, too
+    if not frames and (scenes := sorted(folder.rglob("*.npz"))[:count]):
         require("scipy.spatial", "sim", "compare surfaces")
         return FrameSource(f"{len(scenes)} scenes of {folder}", map(_of_scene, scenes))
     recorded = FrameFolder(folder)

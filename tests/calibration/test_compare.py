@@ -211,6 +211,7 @@ def test_recorded_frames_are_compared_without_their_truth(tmp_path: Path) -> Non
     ):
         cv2.imwrite(str(tmp_path / f"a.{name}.png"), picture)
     (tmp_path / "camera.json").write_text(json.dumps({"K": frame.intrinsics.astype(float).tolist()}))
+    np.savez(tmp_path / "grasps.npz", score=np.ones(3))  # a result of `run`, no scene
     source = open_frames(str(tmp_path), 4, 0, Limits())
     assert source.without_truth
     (recorded,) = source.frames
