@@ -27,6 +27,7 @@ from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.models import EDGE_MODEL
 from zerograsp_edge.runtime.pipeline import Pipeline
+from zerograsp_edge.runtime.verify import key_set_iou
 
 SEED = 5000
 CHANNELS = (12, 24, 48, 96)
@@ -61,7 +62,7 @@ def figures(quick: bool) -> list[Figure]:
             for d in single.geometry.depths:
                 if name == "fp32" or d == single.geometry.min_lod:
                     continue
-                agreement = [overlap(a[d], b[d]) for a, b in zip(keys["fp32"], keys[name], strict=True)]
+                agreement = [key_set_iou(a[d], b[d]) for a, b in zip(keys["fp32"], keys[name], strict=True)]
                 results.append(
                     figure(f"{name}: key-set IoU, depth {d}, mean", float(np.mean(agreement)), "", "higher")
                 )
@@ -81,11 +82,6 @@ def octrees(bundle: Bundle, frames: list[Frame]) -> Iterator[dict[int, np.ndarra
         taps: dict[str, np.ndarray] = {}
         pipeline.run(frame, taps=taps)
         yield {d: taps[f"keys_{d}"] for d in bundle.geometry.depths}
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / max(len(a) + len(b) - common, 1)
 
 
 def times(bundles: dict[str, Bundle], frames: list[Frame]) -> dict[str, float]:

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry | Group] = {
     "export-sam2": ("zerograsp_edge.export.sam2.command", "ExportSam2"),
     "build": ("zerograsp_edge.export.build_command", "Build"),
     "convert": ("zerograsp_edge.calibration.convert_command", "Convert"),
+    "compare": ("zerograsp_edge.calibration.compare_command", "Compare"),
     "train": ("zerograsp_edge.export.training.command", "Train"),
     "scenes": ("zerograsp_edge.export.training.scenes_command", "Scenes"),
     "verify": ("zerograsp_edge.runtime.commands.verify", "Verify"),

@@ -135,13 +135,18 @@ def verify(pipeline: Pipeline) -> VerifyReport:
     return VerifyReport(pipeline.executor.name, tuple(tensors), tuple(octrees))
 
 
+def coarsest(bundle: Bundle) -> str:
+    """The coarsest precision of its stages."""
+    return max((stage.precision for stage in bundle.stages.values()), key=list(TOLERANCES).index)
+
+
 def coarsest_before(bundle: Bundle) -> dict[str, str]:
     """Per stage the coarsest precision of it and the stages before it: errors are handed on."""
     order = list(TOLERANCES)
-    coarsest, found = order[0], {}
+    worst, found = order[0], {}
     for name, stage in bundle.stages.items():
-        coarsest = max(coarsest, stage.precision, key=order.index)
-        found[name] = coarsest
+        worst = max(worst, stage.precision, key=order.index)
+        found[name] = worst
     return found
 
 
@@ -194,6 +199,11 @@ def _compare(
 
 
 def _compare_keys(depth: int, actual: np.ndarray, expected: np.ndarray, minimum: float) -> OctreeCheck:
-    common = len(np.intersect1d(actual, expected, assume_unique=True))
-    union = len(actual) + len(expected) - common
-    return OctreeCheck(depth, len(actual), len(expected), common / union if union else 1.0, minimum)
+    return OctreeCheck(depth, len(actual), len(expected), key_set_iou(actual, expected), minimum)
+
+
+def key_set_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two sets of keys, each (n,) int64 without repetition; 1 when both are empty."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    union = len(a) + len(b) - common
+    return common / union if union else 1.0

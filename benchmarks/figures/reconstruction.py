@@ -23,17 +23,15 @@ from parts.reconstruction import (
     VISIBLE,
     Prediction,
     Predictor,
-    asked_objects,
     frame_of,
     references,
     run_pipeline,
     score_scene,
-    true_surfaces,
-    visible_shares,
 )
 
 from zerograsp_edge.export.training.metrics import Surface, summarise
 from zerograsp_edge.export.training.sample import SceneSample
+from zerograsp_edge.export.training.truth import asked_objects, true_surfaces, visible_shares
 from zerograsp_edge.runtime.bundle import load_bundle
 from zerograsp_edge.runtime.overlay import PALETTE
 from zerograsp_edge.runtime.pipeline import Pipeline
@@ -91,7 +89,7 @@ def draw_scene(sample: SceneSample, predict: Predictor) -> list[tuple[np.ndarray
     """The pictures of a scene, each with a line of text."""
     view_of_scene = sample.views[0]
     truth = true_surfaces(sample, view_of_scene)
-    asked, _ = asked_objects(view_of_scene, visible_shares(sample, view_of_scene, truth))
+    asked, _ = asked_objects(view_of_scene.mask, visible_shares(sample, view_of_scene, truth))
     truth = {i: truth[i] for i in asked}
     prediction: Prediction = predict(view_of_scene, asked)
     visible = references(view_of_scene, asked)[VISIBLE].surfaces

@@ -16,6 +16,7 @@ from zerograsp_edge.export.training.references import (
     visible_points,
 )
 from zerograsp_edge.export.training.sample import SceneSample, View
+from zerograsp_edge.export.training.truth import asked_objects, true_surfaces, visible_shares
 from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.frame import Frame
 from zerograsp_edge.runtime.pipeline import Pipeline
@@ -24,9 +25,6 @@ from zerograsp_edge.runtime.result import Grasps
 OURS = "ours"
 VISIBLE, HULL, MIRROR = REFERENCES = ("visible points", "convex hull", "mirror completion")
 TRUTH = "truth"
-# An object of which less is visible is asked of no method; the benchmark says how many there were.
-MIN_VISIBLE = 0.05
-MIN_MASK_PIXELS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,49 +101,12 @@ def references(view: View, asked: list[int]) -> dict[str, Prediction]:
     }
 
 
-def true_surfaces(sample: SceneSample, view: View) -> dict[int, Surface]:
-    """Complete surfaces of all objects in the view's camera frame, by mask value."""
-    to_camera = np.linalg.inv(view.camera_pose)
-    return {o.object_id: Surface(o.points, o.normals).moved(to_camera @ o.pose) for o in sample.objects}
-
-
-def visible_shares(sample: SceneSample, view: View, truth: dict[int, Surface]) -> dict[int, float]:
-    """How much of each object shows, 0..1: what nothing stands before, times what lies within the picture.
-
-    A view's `visible_fraction` counts the picture's pixels only: an object that the border cuts in half would pass for
-    a wholly visible one.
-    """
-    height, width = view.mask.shape
-    k = view.intrinsics
-    shares = {}
-    for item, fraction in zip(sample.objects, view.visible_fraction, strict=True):
-        points = truth[item.object_id].points
-        pixels = points[:, :2] / points[:, 2:] * k[[0, 1], [0, 1]] + k[:2, 2]
-        inside = (points[:, 2] > 0) & ((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5))).all(axis=1)
-        shares[item.object_id] = float(fraction) * float(inside.mean())
-    return shares
-
-
-def asked_objects(view: View, shares: dict[int, float]) -> tuple[list[int], dict[int, str]]:
-    """Mask values of the objects every method is asked for; why the others are not."""
-    pixels = np.bincount(view.mask.ravel(), minlength=1 + max(shares, default=0))
-    asked, others = [], {}
-    for i, share in shares.items():
-        if share < MIN_VISIBLE:
-            others[i] = f"under {100 * MIN_VISIBLE:.0f} % visible"
-        elif pixels[i] < MIN_MASK_PIXELS:
-            others[i] = f"under {MIN_MASK_PIXELS} pixels in the mask"
-        else:
-            asked.append(i)
-    return asked, others
-
-
 def score_scene(sample: SceneSample, split: str, networks: Mapping[str, Predictor]) -> SceneScore:
     """Scores the networks and the references on the first view of a scene."""
     view = sample.views[0]
     truth = true_surfaces(sample, view)
     shares = visible_shares(sample, view, truth)
-    asked, not_asked = asked_objects(view, shares)
+    asked, not_asked = asked_objects(view.mask, shares)
     if not asked:
         return SceneScore([], [], {}, not_asked, [], {})
     predictions = {name: predict(view, asked) for name, predict in networks.items()} | references(view, asked)

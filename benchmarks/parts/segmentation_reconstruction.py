@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from harness import Figure, figure
-from parts.reconstruction import true_surfaces
 from parts.segmentation import TruthScene
 
 from zerograsp_edge.export.training.generate import scene_path
 from zerograsp_edge.export.training.metrics import Surface, compare
 from zerograsp_edge.export.training.sample import SceneSample
+from zerograsp_edge.export.training.truth import true_surfaces
 from zerograsp_edge.runtime.bundle import load_bundle
 from zerograsp_edge.runtime.errors import ZeroGraspError
 from zerograsp_edge.runtime.models import EDGE_MODEL

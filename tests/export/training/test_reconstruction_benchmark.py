@@ -15,6 +15,7 @@ pytest.importorskip("scipy", reason="needs the extra `sim`")
 
 from zerograsp_edge.export.training.metrics import LEVELS, Surface
 from zerograsp_edge.export.training.sample import GRASP_CHANNELS, ObjectSurface, SceneSample, View
+from zerograsp_edge.export.training.truth import asked_objects, true_surfaces, visible_shares
 from zerograsp_edge.runtime.camera.simulated import SimulatedCamera
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
@@ -63,7 +64,7 @@ def sample() -> SceneSample:
 
 
 def test_a_perfect_method_beats_all_references(sample: SceneSample) -> None:
-    from parts.reconstruction import OURS, TRUTH, Prediction, score_scene, true_surfaces
+    from parts.reconstruction import OURS, TRUTH, Prediction, score_scene
     from parts.reconstruction_table import ASKED, best_reference, cells, figures
 
     truth = true_surfaces(sample, sample.views[0])
@@ -80,7 +81,7 @@ def test_a_perfect_method_beats_all_references(sample: SceneSample) -> None:
 
 
 def test_the_truth_lies_where_the_depth_was_measured(sample: SceneSample) -> None:
-    from parts.reconstruction import VISIBLE, references, true_surfaces
+    from parts.reconstruction import VISIBLE, references
 
     view = sample.views[0]
     asked = [o.object_id for o in sample.objects]
@@ -91,7 +92,7 @@ def test_the_truth_lies_where_the_depth_was_measured(sample: SceneSample) -> Non
 
 
 def test_a_dropped_object_is_the_worst_and_is_reported(sample: SceneSample) -> None:
-    from parts.reconstruction import OURS, Prediction, score_scene, true_surfaces
+    from parts.reconstruction import OURS, Prediction, score_scene
     from parts.reconstruction_table import cells, figures, markdown
 
     truth = true_surfaces(sample, sample.views[0])
@@ -127,10 +128,7 @@ def test_hidden_objects_are_asked_of_nobody_and_counted(sample: SceneSample) -> 
     from parts.reconstruction import (
         OURS,
         Prediction,
-        asked_objects,
         score_scene,
-        true_surfaces,
-        visible_shares,
     )
     from parts.reconstruction_table import figures
 
@@ -140,7 +138,7 @@ def test_hidden_objects_are_asked_of_nobody_and_counted(sample: SceneSample) -> 
     fraction[0] = 0.01
     less = View(view.rgb, view.depth, mask, view.intrinsics, view.camera_pose, fraction)
     scene = SceneSample(sample.seed, sample.support_kind, sample.objects, (less,))
-    asked, others = asked_objects(less, visible_shares(scene, less, true_surfaces(scene, less)))
+    asked, others = asked_objects(less.mask, visible_shares(scene, less, true_surfaces(scene, less)))
     assert asked == [sample.objects[1].object_id, sample.objects[3].object_id]
     assert others == {1: "under 5 % visible", 3: "under 50 pixels in the mask"}
     score = score_scene(scene, "test_trained", {OURS: lambda *_: Prediction({})})
@@ -149,8 +147,6 @@ def test_hidden_objects_are_asked_of_nobody_and_counted(sample: SceneSample) -> 
 
 
 def test_what_the_border_cuts_off_is_not_visible(sample: SceneSample) -> None:
-    from parts.reconstruction import true_surfaces, visible_shares
-
     view = sample.views[0]
     truth = true_surfaces(sample, view)
     whole = visible_shares(sample, view, truth)
@@ -171,7 +167,7 @@ def test_what_the_border_cuts_off_is_not_visible(sample: SceneSample) -> None:
 
 
 def test_levels_and_splits_stay_apart(sample: SceneSample) -> None:
-    from parts.reconstruction import OURS, Prediction, score_scene, true_surfaces
+    from parts.reconstruction import OURS, Prediction, score_scene
     from parts.reconstruction_table import cells, figures
 
     view = sample.views[0]
@@ -191,7 +187,7 @@ def test_levels_and_splits_stay_apart(sample: SceneSample) -> None:
 
 
 def test_ablations_get_rows_and_penetration(sample: SceneSample) -> None:
-    from parts.reconstruction import OURS, Prediction, score_scene, true_surfaces
+    from parts.reconstruction import OURS, Prediction, score_scene
     from parts.reconstruction_table import figures, markdown
 
     truth = true_surfaces(sample, sample.views[0])
