@@ -110,8 +110,14 @@ def _real_time(feed: Rendered, frames: int) -> list[Figure]:
     source, name = _camera(feed, real_time=True)
     pipeline = _pipeline(GeometricSegmenter(threads=THREADS))
     pipeline(feed.read())  # every buffer is touched before the clock starts
-    report = LivePipeline(source, pipeline, lambda item: None, LiveConfig(frames=frames, newest_wins=True)).run()
-    return _speed(report, name)
+    memory: list[float] = []
+    process = psutil.Process()
+
+    def consume(item: LiveResult) -> None:
+        memory.append(process.memory_info().rss / 2**20)
+
+    report = LivePipeline(source, pipeline, consume, LiveConfig(frames=frames, newest_wins=True)).run()
+    return [*_speed(report, name), *_memory("in real time", memory)]
 
 
 def _all_perceived(feed: Rendered, frames: int) -> list[Figure]:
@@ -149,7 +155,7 @@ def _all_perceived(feed: Rendered, frames: int) -> list[Figure]:
         "capture thread": capture,
         "consumer thread": consumer,
     }
-    return [*_shares(parts, report.perceived), *_memory(memory)]
+    return [*_shares(parts, report.perceived), *_memory("every frame perceived", memory)]
 
 
 def _pipeline(segmenter: Segmenter) -> Pipeline:
@@ -202,12 +208,16 @@ def _shares(parts: dict[str, float], frames: int) -> list[Figure]:
     ]
 
 
-def _memory(memory: list[float]) -> list[Figure]:
-    """Growth of the resident set, MB a frame."""
-    if len(memory) < 4 * WARM:
+def _memory(run: str, memory: list[float]) -> list[Figure]:
+    """Resident set, MB after each frame, at the end of a run and how it grew."""
+    if not memory:
         return []
+    figures = [figure(f"{run}: resident set after {len(memory)} frames", memory[-1], "MB")]
+    if len(memory) < 4 * WARM:
+        return figures
     half = memory[len(memory) // 2 :]
     return [
-        figure(f"growth of memory from frame {WARM} to {len(memory)}", memory[-1] - memory[WARM], "MB"),
-        figure(f"growth of memory over the last {len(half)} frames", half[-1] - half[0], "MB", asked=1.0),
+        *figures,
+        figure(f"{run}: its growth from frame {WARM} to {len(memory)}", memory[-1] - memory[WARM], "MB"),
+        figure(f"{run}: its growth over the last {len(half)} frames", half[-1] - half[0], "MB", asked=1.0),
     ]
