@@ -255,3 +255,41 @@ def test_still_and_new_views_are_taken() -> None:
         rgb = np.repeat(grey[..., None], 3, axis=2)
         frames.append(Frame(rgb, np.full(SIZE[::-1], 500, np.float32), FACTORY.matrix, name=str(i)))
     assert [frame.name for frame, _ in still_views(iter(frames), BOARD, model)] == ["1", "6"]
+
+
+class HeldBoard:
+    """A live camera before which somebody holds the board, twice as long as it takes to see that it is still."""
+
+    name, clock, live, serial = "bench", "own", True, "f0012"
+
+    def __init__(self) -> None:
+        self._poses = np.repeat(poses(8, seed=15), 3, axis=0)
+        self._rng, self._count = np.random.default_rng(16), 0
+
+    def read(self) -> Frame:
+        pose = self._poses[self._count]
+        self._count += 1
+        model = CameraModel(FACTORY.matrix, size=SIZE)
+        grey = render(BOARD, model, pose, Imaging(), self._rng)
+        depth = depth_seen(board_depth(BOARD, model, pose), FACTORY, DepthCorrection(), self._rng)
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+        return Frame(rgb, depth, FACTORY.matrix, name=f"{self._count:03d}")
+
+    def __enter__(self) -> HeldBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_live_guidance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("zerograsp_edge.runtime.camera.opening.open_camera", lambda _: HeldBoard())
+    out, kept = tmp_path / "camera.yaml", tmp_path / "kept"
+    arguments = ["calibrate", "camera", "realsense", "--views", "5", "--save-views", str(kept), "--out", str(out)]
+    assert main(arguments) == 1 and not out.exists()
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("next: ") == 4 and "next: tilt the board to the left" in text
+    assert "more views: " in text and "3 more view(s)" in text
+    with open_camera(kept) as folder:
+        assert folder.counters.frames == 0 and len(folder.names) == 5 and folder.serial == "f0012"  # type: ignore[attr-defined]
