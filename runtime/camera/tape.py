@@ -69,8 +69,12 @@ class Tape:
                 self._playback.seek(datetime.timedelta(seconds=start))
             for sensor, profiles in self._sensors:
                 sensor.open(profiles)
+            # The file begins to run with the first sensor that starts, and what the others are to deliver is lost until
+            # they have started: held until all have.
+            self._playback.pause()
             for sensor, _ in self._sensors:
                 sensor.start(self._came)
+            self._playback.resume()
         except RuntimeError as error:
             raise CameraError(f"{path} cannot be played: {' '.join(str(error).split())}") from error
 
