@@ -214,7 +214,7 @@ def test_run_corrects_frames_of_its_camera_only(tmp_path: Path) -> None:
     path = CALIBRATION.save(tmp_path / "camera.yaml")
     for serial in ("f0012", "f0099"):
         (folder / "camera.json").write_text(json.dumps({**camera, "serial": serial}))
-        run = Run(folder, calibration=path)
+        run = Run(folder=folder, calibration=path)
         frames = run._frames()
         if serial == "f0012":
             calibration = run._calibration(frames)
@@ -224,6 +224,6 @@ def test_run_corrects_frames_of_its_camera_only(tmp_path: Path) -> None:
                 run._calibration(frames)
             # With a camera file of its own, that one says which camera it is.
             (tmp_path / "own.json").write_text(json.dumps({**camera, "serial_number": "f0012"}))
-            own = Run(folder, calibration=path, camera=tmp_path / "own.json")
+            own = Run(folder=folder, calibration=path, intrinsics=tmp_path / "own.json")
             assert own._calibration(own._frames()) is not None
-    assert Run(folder)._calibration(frames) is None
+    assert Run(folder=folder)._calibration(frames) is None
