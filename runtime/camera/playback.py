@@ -64,6 +64,8 @@ class Playback:
         self._began: tuple[float, float] | None = None
         self._shift = 0.0
         self._last = 0.0
+        # Timestamp of the last pair that was taken, ms; after it the file is opened again where it was put aside.
+        self._taken: float | None = None
         self._tape: Tape | None = None
         self._open(0.0)
 
@@ -113,12 +115,14 @@ class Playback:
         """
         if not 0 <= seconds < float("inf"):
             raise CameraError(f"{self.path}: expected to seek to 0 s or later, got {seconds:g}")
-        self._began, self._shift = None, 0.0
+        self._began, self._shift, self._taken = None, 0.0, None
         self._open(0.0)
         first = self._opened().peek()
         if first is None or first.depth is None or seconds == 0:
             return
-        self._go_to(seconds, first.depth.stamp.time + seconds * 1000)
+        wanted = first.depth.stamp.time + seconds * 1000
+        self._go_to(seconds, wanted)
+        self._taken = wanted - 1e-3
         if self._opened().peek() is None:
             raise CameraError(f"{self.path}: cannot seek to {seconds:g} s, the last frame was taken before")
         self._opened().lone = 0
@@ -134,13 +138,17 @@ class Playback:
         while True:
             start = max(min(position, self.duration) - margin, 0.0)
             self._open(start)
-            landed = self._opened().peek()
-            if start == 0 or (landed is not None and landed.depth is not None and landed.depth.stamp.time <= wanted):
-                break
-            margin *= 4
-        tape = self._opened()
-        while (ahead := tape.peek()) is not None and ahead.depth is not None and ahead.depth.stamp.time < wanted:
-            tape.take()
+            tape = self._opened()
+            landed = tape.peek()
+            if landed is None and tape.put_aside:
+                continue
+            if start > 0 and (landed is None or landed.depth is None or landed.depth.stamp.time > wanted):
+                margin *= 4
+                continue
+            while (ahead := tape.peek()) is not None and ahead.depth is not None and ahead.depth.stamp.time < wanted:
+                tape.take()
+            if ahead is not None or not tape.put_aside:
+                return
 
     def close(self) -> None:
         if self._tape is not None:
@@ -177,10 +185,10 @@ class Playback:
         """Open again behind the last pair that was taken, where nobody read for so long that the file was put aside."""
         tape = self._opened()
         vetting, lone = self._vetting, tape.lone
-        if tape.last is None:
+        if self._taken is None:
             self._open(0.0)
         else:
-            self._go_to(tape.position, tape.last + 1e-3)
+            self._go_to(tape.position, self._taken + 1e-3)
         self._vetting, self._opened().lone = vetting, lone
 
     def _next(self) -> Capture:
@@ -194,13 +202,15 @@ class Playback:
             self._counters.unpaired += tape.lone
             tape.lone = 0
             if capture is not None:
+                assert capture.depth is not None
+                self._taken = capture.depth.stamp.time
                 accepted = self._vetting.accept(capture)
                 if accepted is not None:
                     return accepted
                 continue
             if not self._loop or restarted:
                 raise EndOfFrames(f"{self.path} has been played to its end: {self._counters}")
-            restarted = True
+            restarted, self._taken = True, None
             self._open(0.0)
             ahead = self._opened().peek()
             if ahead is not None and ahead.depth is not None:

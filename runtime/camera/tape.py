@@ -38,7 +38,6 @@ class Tape:
 
     Attributes:
         lone: pictures without partner, since it was set to 0.
-        last: timestamp of the last pair, ms.
         put_aside: it has ended because nobody has read for long, not because the file is used up.
     """
 
@@ -49,7 +48,6 @@ class Tape:
             raise CameraError(f"{path} is not there; expected a recording ({' or '.join(SUFFIXES)})")
         self._rs, self._path = rs, path
         self.lone = 0
-        self.last: float | None = None
         self.put_aside = False
         self._pending: dict[str, deque[Picture]] = {"depth": deque(), "colour": deque()}
         self._pictures: queue.Queue[Picture] = queue.Queue(_AHEAD)
@@ -171,7 +169,6 @@ class Tape:
             # The successor of the earlier one may be nearer to the later one.
             nearer = distance > 0 and self._has_two(early) and abs(early[1].stamp.time - late[0].stamp.time) < distance
             if distance <= self._tolerance and not nearer:
-                self.last = depths[0].stamp.time
                 return Capture(depths.popleft(), colours.popleft(), time.monotonic())
             early.popleft()
             self.lone += 1
