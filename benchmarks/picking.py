@@ -27,6 +27,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ ORACLE, CGN, TOP_DOWN, CHANCE = "oracle", "Contact-GraspNet", "top-down", "rando
 METHODS = (OURS, LOOP, NETWORK, UNREFINED, ORACLE, CGN, TOP_DOWN, CHANCE)
 VERSION = 1  # of the scenes and of how an attempt goes: results of another one are not mixed in
 Worker = Callable[[SceneKind, int], dict[str, Any]]
+with suppress(ImportError):  # PyTorch's compiler, which a peer loads late, for the same reason
+    import triton.runtime  # noqa: F401
 SUPPORT = Support(clearance=0.002, thickness=0.006)
 
 
